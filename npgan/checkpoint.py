@@ -43,9 +43,7 @@ class Checkpoint:
         return self.tensors[EPOCH_TOTALS]
 
 
-def save(
-    path: Path, state: TrainState, config: TrainConfig, runtime: dict[str, Any], epoch_totals: np.ndarray
-) -> None:
+def save(path: Path, state: TrainState, config: TrainConfig, runtime: dict[str, Any], epoch_totals: np.ndarray) -> None:
     """Writes the state to ``path``: a temporary file, flushed to disk, renamed, the folder flushed. May raise OSError."""
     from safetensors.numpy import save_file
 
@@ -100,7 +98,9 @@ def restore(checkpoint: Checkpoint, backend: Backend) -> TrainState:
         raise InputError(f"{checkpoint.path}: its tensors are not those of its configuration")
     for name, array in expected.items():
         if tensors[name].shape != array.shape or tensors[name].dtype != array.dtype:
-            raise InputError(f"{checkpoint.path}: tensor {name} has shape {tensors[name].shape}, expected {array.shape}")
+            raise InputError(
+                f"{checkpoint.path}: tensor {name} has shape {tensors[name].shape}, expected {array.shape}"
+            )
         array[...] = backend.to_device(tensors[name])
     return state
 
@@ -118,7 +118,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def _named_arrays(state: TrainState) -> dict[str, Any]:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for net_name, net, adam in (
         ("generator", state.generator, state.adam_g),
         ("discriminator", state.discriminator, state.adam_d),
@@ -133,5 +133,5 @@ def _digest(body: str, tensors: dict[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         array = tensors[name]
         sha.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()

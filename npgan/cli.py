@@ -117,7 +117,11 @@ def _add_train(commands: Any) -> None:
     for name, kind, text in _CONFIG_FLAGS:
         flag, default = "--" + name.replace("_", "-"), getattr(TrainConfig, name)
         what.add_argument(
-            flag, type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper(), help=f"{text} (default: {default})"
+            flag,
+            type=kind,
+            default=argparse.SUPPRESS,
+            metavar=kind.__name__.upper(),
+            help=f"{text} (default: {default})",
         )
     what.add_argument(
         "--loss", choices=LOSSES, default=argparse.SUPPRESS,

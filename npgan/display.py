@@ -108,7 +108,7 @@ class TrainingDisplay:
                 self._print_progress_line(f"{self._where()}  {self._losses('  loss ')}  {self._pace()}", now)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """An epoch has ended; ``metrics`` is its line of ``metrics.jsonl`` (DESIGN, section 5)."""
+        """An epoch has ended; ``metrics`` is its line of ``metrics.jsonl``."""
         if self._quiet:
             return
         self._step, self._loss_d, self._loss_g = metrics["step"], metrics["loss_d"], metrics["loss_g"]

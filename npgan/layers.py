@@ -148,9 +148,7 @@ class Dropout(_Elementwise):
         kept = (bits >= dropout_threshold(self.rate)).reshape(shape)
         return kept * xp.asarray(1.0 / (1.0 - self.rate), dtype=dtype)
 
-    def forward(
-        self, x: Array, dropout: DropoutKey | None = None, out: Array | None = None
-    ) -> tuple[Array, MaskCache]:
+    def forward(self, x: Array, dropout: DropoutKey | None = None, out: Array | None = None) -> tuple[Array, MaskCache]:
         if dropout is None:
             return x, MaskCache(None)
         mask = self.mask(x.shape, dropout, x.real.dtype, array_module(x))
@@ -197,4 +195,3 @@ class Tanh(_Elementwise):
         self, dy: Array, cache: OutputCache, need_dx: bool = True, need_params: bool = True, out: Array | None = None
     ) -> Array | None:
         return ops.tanh_backward(dy, cache.y, out) if need_dx else None
-

@@ -46,9 +46,9 @@ class Sequential:
         self.tensors = _named_views(self.parameters, shapes)
         self.gradient_tensors = _named_views(self.gradients, shapes)
         for name in shapes:
-            index, attribute = name.split(".")
-            setattr(self.layers[int(index)], attribute, self.tensors[name])
-            setattr(self.layers[int(index)], f"d{attribute}", self.gradient_tensors[name])
+            position, attribute = name.split(".")
+            setattr(self.layers[int(position)], attribute, self.tensors[name])
+            setattr(self.layers[int(position)], f"d{attribute}", self.gradient_tensors[name])
 
     def initialise(self, seed: int, site: int) -> None:
         """Draws every Dense layer's weights; ``site`` + the layer's index tells the draws apart."""

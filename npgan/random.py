@@ -40,7 +40,9 @@ class Stream(IntEnum):
     DIGITS = 5  # the embedded stroke-drawn data set
 
 
-def philox4x32_10(counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
+def philox4x32_10(
+    counter: tuple[Array, Array, Array, Array], key: tuple[int, int]
+) -> tuple[Array, Array, Array, Array]:
     """Ten Philox rounds. Counter words: integers or uint64 arrays holding values below 2**32, any common shape.
 
     Returns four uint64 arrays (or integers) with values below 2**32. Source: Salmon et al. 2011, section 3.3.
@@ -86,7 +88,13 @@ def random_halfwords(seed: int, stream: Stream, step: int, site: int, count: int
 
 
 def uniform(
-    seed: int, stream: Stream, step: int, site: int, shape: tuple[int, ...], dtype: Any = np.float32, xp: ModuleType = np
+    seed: int,
+    stream: Stream,
+    step: int,
+    site: int,
+    shape: tuple[int, ...],
+    dtype: Any = np.float32,
+    xp: ModuleType = np,
 ) -> Array:
     """Uniform numbers strictly between 0 and 1, shape ``shape``: (⌊word / 2⁹⌋ + ½)·2⁻²³.
 

@@ -74,7 +74,9 @@ def train(
         data_dir = data_dir or (Path(recorded) if (recorded := checkpoint.runtime["data_dir"]) else None)
         data = load_dataset(config.dataset, data_dir, report=report)
         if _fingerprint(data) != checkpoint.runtime["data_sha256"]:
-            raise InputError(f"--resume {run.path}: the images are not those that the run was trained on ({data.source})")
+            raise InputError(
+                f"--resume {run.path}: the images are not those that the run was trained on ({data.source})"
+            )
         state = restore(checkpoint, backend)
         history = run.cut_metrics(state.step)
         totals = checkpoint.epoch_totals
@@ -124,9 +126,13 @@ def _train_loop(
         if state.step % per_epoch == 0:
             epoch = state.step // per_epoch
             seconds = time.perf_counter() - epoch_start
-            line = _epoch_metrics(epoch, state.step, totals / per_epoch, seconds, len(data.images) * steps_here / per_epoch)
+            line = _epoch_metrics(
+                epoch, state.step, totals / per_epoch, seconds, len(data.images) * steps_here / per_epoch
+            )
             if not all(math.isfinite(value) for value in line.values()):
-                raise TrainingDiverged(f"epoch {epoch}: a loss or gradient is not finite; the last checkpoint is from before")
+                raise TrainingDiverged(
+                    f"epoch {epoch}: a loss or gradient is not finite; the last checkpoint is from before"
+                )
             history.append(line)
             run.append_metrics(line)
             display.epoch(line)

@@ -184,7 +184,8 @@ def iterate(state: TrainState, images: Array, config: TrainConfig) -> Iterator[S
     count = images.shape[0]
     per_epoch = iterations_per_epoch(count, config.batch_size)
     workspaces: dict[int, Workspace] = {}
-    order, order_epoch = None, -1
+    order: Array = None
+    order_epoch = -1
     while state.step < config.epochs * per_epoch:
         epoch, iteration = divmod(state.step, per_epoch)
         if epoch != order_epoch:
@@ -203,4 +204,3 @@ def sample(g: Sequential, latent: Array) -> Array:
 
 def _norm(vector: Array) -> Array:
     return np.sqrt(np.dot(vector, vector))
-
