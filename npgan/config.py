@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -42,7 +41,7 @@ class TrainConfig:
             _check_integer(name, getattr(self, name), 1, 2**31 - 1)
         _check_integer("seed", self.seed, 0, 2**64 - 1)
         for name in ("lr_g", "lr_d", "adam_epsilon"):
-            _check_number(name, getattr(self, name), lambda v: 0 < v < math.inf, "greater than 0")
+            _check_number(name, getattr(self, name), lambda v: 0 < v <= 1e6, "above 0 and at most 1e6")
         for name in ("beta1", "beta2", "leaky_slope", "dropout"):
             _check_number(name, getattr(self, name), lambda v: 0 <= v < 1, "at least 0 and below 1")
         if self.dropout > 0.999:

@@ -28,7 +28,7 @@ SIDE = 28  # pixels in a row and in a column
 _MAGIC = {"images": 0x0803, "labels": 0x0801}  # 08: unsigned bytes; 03 and 01: the number of axes
 _HEADER_BYTES = {"images": 16, "labels": 8}
 _GZIP_MAGIC = b"\x1f\x8b"
-_PIECE = 1 << 20  # bytes read at once: all that a false claim can make us hold too many of
+_PIECE = 1 << 18  # bytes read at once: all that a false claim can make us hold too many of
 
 
 class IdxError(InputError):

@@ -1,0 +1,101 @@
+"""Which backend is taken, why, and what is said when CuPy cannot be had."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from npgan import backend
+from npgan.errors import InputError
+
+
+def _fake_cupy(devices: int, failure: Exception | None = None) -> Any:
+    def zeros(count: int) -> Any:
+        if failure is not None:
+            raise failure
+        return np.zeros(count)
+
+    runtime = SimpleNamespace(getDeviceCount=lambda: devices, getDeviceProperties=lambda number: {"name": b"Fake GPU"})
+    cuda = SimpleNamespace(runtime=runtime, Device=lambda: SimpleNamespace(id=0))
+    return SimpleNamespace(cuda=cuda, zeros=zeros, __version__="14.2.0")
+
+
+def test_numpy_when_asked_for() -> None:
+    chosen = backend.select("numpy")
+    assert (chosen.name, chosen.xp) == ("numpy", np)
+    assert "NumPy" in chosen.device
+    assert chosen.to_device(array := np.ones(3)) is array
+    chosen.synchronize()
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (None, "not installed: pip install 'npgan[cuda12]'"),
+        (_fake_cupy(0), "sees no GPU"),
+        (
+            _fake_cupy(1, RuntimeError("CUDA driver version is insufficient\nfor this runtime")),
+            "driver version is insufficient",
+        ),
+    ],
+)
+def test_without_a_usable_gpu(monkeypatch: pytest.MonkeyPatch, module: Any, words: str) -> None:
+    if module is None:
+        monkeypatch.setattr(sys, "path", [])  # CuPy may be installed here: then it is made impossible to find
+        monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    else:
+        monkeypatch.setitem(sys.modules, "cupy", module)
+    with pytest.raises(InputError, match="--backend cupy") as caught:
+        backend.select("cupy")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    fallback = backend.select("auto")
+    assert fallback.name == "numpy"
+    assert words in fallback.reason
+
+
+def test_a_working_gpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", _fake_cupy(1))
+    for name in ("auto", "cupy"):
+        chosen = backend.select(name)
+        assert chosen.name == "cupy"
+        assert chosen.device == "Fake GPU, CuPy 14.2.0"
+
+
+def test_bad_choices() -> None:
+    with pytest.raises(InputError, match="--backend"):
+        backend.select("torch")
+    with pytest.raises(InputError, match="--precision tf32 needs a GPU"):
+        backend.select("numpy", "tf32")
+
+
+def test_array_module() -> None:
+    assert backend.array_module(np.ones(2)) is np
+    assert backend.to_numpy(array := np.ones(2)) is array
+
+
+@pytest.mark.gpu
+def test_cupy_computes_what_numpy_computes() -> None:
+    pytest.importorskip("cupy", reason="needs CuPy and a GPU")
+    try:
+        gpu = backend.select("cupy")
+    except InputError as error:
+        pytest.skip(str(error))
+    from npgan.config import TrainConfig
+    from npgan.digits import render
+    from npgan.training import iterate, new_state
+
+    images = render(150, 1)[0].reshape(150, 784)
+    config = TrainConfig(dataset="digits", epochs=10, batch_size=64)
+    results = []
+    for chosen in (backend.select("numpy"), gpu):
+        state = new_state(config, chosen)
+        for _ in iterate(state, chosen.to_device(images), config):
+            if state.step == 20:
+                break
+        results.append(backend.to_numpy(state.generator.parameters))
+    np.testing.assert_allclose(results[1], results[0], atol=2e-4)

