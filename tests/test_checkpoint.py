@@ -71,7 +71,8 @@ def test_training_on_from_a_checkpoint_is_training_on(trained: TrainState, backe
 
 def test_another_process_writes_the_same_bytes(backend: Backend, tmp_path: Path) -> None:
     code = (
-        "import sys, numpy as np; from pathlib import Path; from npgan.backend import select; from npgan.checkpoint import save;"
+        "import sys, numpy as np; from pathlib import Path; from npgan.backend import select;"
+        "from npgan.checkpoint import save;"
         "from npgan.config import TrainConfig; from npgan.training import new_state;"
         "c = TrainConfig(dataset='digits'); b = select('numpy');"
         "save(Path(sys.argv[1]), new_state(c, b), c, {'x': 1, 'a': [2]}, np.zeros(6))"
