@@ -21,11 +21,22 @@ import numpy as np
 from npgan.backend import Backend, to_numpy
 from npgan.config import TrainConfig
 from npgan.errors import InputError
-from npgan.optim import Adam
-from npgan.training import TrainState, new_networks
+from npgan.kernels import REFERENCE, Kernels
+from npgan.optim import optimiser_for
+from npgan.training import StepMetrics, TrainState, new_networks
 
 FORMAT = 1
 EPOCH_TOTALS = "training.epoch_totals"
+_MOST_HEADER_BYTES = 1 << 16  # ours have 5,000. A header of nothing but tiny entries would ask for many times its size
+_SPEAKING = {"backend", "precision", "kernels", "products", "data_dir", "data_sha256"}  # texts of ``runtime``
+
+
+class DamagedCheckpoint(InputError):
+    """The file does not hold what was written."""
+
+
+class NotFinite(RuntimeError):
+    """A tensor that was to be saved holds NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -44,53 +55,85 @@ class Checkpoint:
 
 
 def save(path: Path, state: TrainState, config: TrainConfig, runtime: dict[str, Any], epoch_totals: np.ndarray) -> None:
-    """Writes the state to ``path``: a temporary file, flushed to disk, renamed, the folder flushed. May raise OSError."""
-    from safetensors.numpy import save_file
+    """Writes the state to ``path``: a temporary file, flushed to disk, renamed, the folder flushed.
+
+    Raises OSError, and NotFinite, before anything is written, for a state that training cannot go on from.
+    """
+    from safetensors.numpy import save as serialise
 
     tensors = {name: np.ascontiguousarray(to_numpy(array)) for name, array in _named_arrays(state).items()}
     tensors[EPOCH_TOTALS] = np.asarray(epoch_totals, dtype=np.float64)
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            raise NotFinite(name)
     metadata = {"format": FORMAT, "step": state.step, "config": config.to_dict(), "runtime": runtime}
     body = json.dumps(metadata, sort_keys=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, {"npgan": f"{_digest(body, tensors)} {body}"})
+        # not safetensors' own writing, which reports a full disk as text without an error number
+        temporary.write_bytes(serialise(tensors, {"npgan": f"{_digest(body, tensors)} {body}"}))
         publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads and checks a whole file. Raises InputError, naming the file, for anything but an intact npgan checkpoint."""
+    """Reads and checks a whole file. Holds no more than the tensors, which are smaller than the file.
+
+    Raises DamagedCheckpoint, an InputError that names the file, for anything but an intact npgan checkpoint, and a plain
+    InputError for a file that cannot be read or was written by a version of npgan with another format.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
+        with open(path, "rb") as opened:
+            if int.from_bytes(opened.read(8), "little") > _MOST_HEADER_BYTES:
+                raise DamagedCheckpoint(f"{path}: damaged checkpoint: its header is too long")
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            digest, _, body = metadata.get("npgan", "").partition(" ")
+            digest, _, body = (file.metadata() or {}).get("npgan", "").partition(" ")
             if not body:
-                raise InputError(f"{path}: not an npgan checkpoint")
+                raise DamagedCheckpoint(f"{path}: not an npgan checkpoint")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: damaged checkpoint: {str(error).splitlines()[0]}") from None
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or ["no safetensors file"])[0]
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: {reason}") from None
     if digest != _digest(body, tensors):
-        raise InputError(f"{path}: damaged checkpoint: its checksum does not match")
-    values = json.loads(body)  # intact, so what save wrote
-    if values["format"] != FORMAT:
-        raise InputError(f"{path}: checkpoint format {values['format']}, this version of npgan reads {FORMAT}")
-    return Checkpoint(path, TrainConfig.from_dict(values["config"]), values["step"], values["runtime"], tensors)
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: its checksum does not match")
+    return Checkpoint(path, *_read_metadata(path, body), tensors)
 
 
-def restore(checkpoint: Checkpoint, backend: Backend) -> TrainState:
+def _read_metadata(path: Path, body: str) -> tuple[TrainConfig, int, dict[str, Any]]:
+    """Config, step and runtime. The checksum was right, so anything strange was written by another program."""
+    try:
+        values = json.loads(body)
+        if values["format"] != FORMAT:
+            raise InputError(f"{path}: checkpoint format {values['format']!r}, this version of npgan reads {FORMAT}")
+        step, runtime = values["step"], values["runtime"]
+        texts = [runtime[name] for name in _SPEAKING & set(runtime)]
+        if type(step) is not int or not 0 <= step < 2**53 or not all(isinstance(text, str | None) for text in texts):
+            raise ValueError("step or runtime")
+        return TrainConfig.from_dict(values["config"]), step, dict(runtime)
+    except InputError as error:
+        raise InputError(error if str(error).startswith(f"{path}:") else f"{path}: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: its metadata are not those of a run") from None
+
+
+def restore(checkpoint: Checkpoint, backend: Backend, kernels: Kernels = REFERENCE) -> TrainState:
     """The training state that was saved, on ``backend``. Raises InputError when the tensors do not fit the config."""
     config, tensors = checkpoint.config, checkpoint.tensors
-    g, d = new_networks(config, backend)
-    betas = (config.beta1, config.beta2, config.adam_epsilon)
-    adam_g = Adam.for_parameters(g.parameters, config.lr_g, *betas)
-    adam_d = Adam.for_parameters(d.parameters, config.lr_d, *betas)
+    first = tensors.get("generator.0.weight")
+    if first is None or config.latent_dim not in first.shape:  # before networks of the config's size are allocated
+        raise InputError(f"{checkpoint.path}: its tensor generator.0.weight is not that of its configuration")
+    g, d = new_networks(config, backend, kernels=kernels)
+    adam_g = optimiser_for(config, g.parameters, config.lr_g, kernels)
+    adam_d = optimiser_for(config, d.parameters, config.lr_d, kernels)
     adam_g.step = adam_d.step = checkpoint.step  # both nets are updated once in every iteration
     state = TrainState(g, d, adam_g, adam_d, checkpoint.step)
     expected = _named_arrays(state)
@@ -102,6 +145,9 @@ def restore(checkpoint: Checkpoint, backend: Backend) -> TrainState:
                 f"{checkpoint.path}: tensor {name} has shape {tensors[name].shape}, expected {array.shape}"
             )
         array[...] = backend.to_device(tensors[name])
+    totals = checkpoint.epoch_totals
+    if totals.shape != (len(StepMetrics._fields),) or totals.dtype != np.float64:
+        raise InputError(f"{checkpoint.path}: tensor {EPOCH_TOTALS} is not one number for each metric")
     return state
 
 
@@ -124,7 +170,7 @@ def _named_arrays(state: TrainState) -> dict[str, Any]:
         ("discriminator", state.discriminator, state.adam_d),
     ):
         arrays |= {f"{net_name}.{name}": array for name, array in net.tensors.items()}
-        arrays |= {f"{net_name}.adam.m": adam.m, f"{net_name}.adam.v": adam.v}
+        arrays |= {f"{net_name}.{name}": array for name, array in adam.tensors().items()}
     return arrays
 
 

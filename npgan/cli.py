@@ -1,4 +1,4 @@
-"""The command line: ``npgan train``, ``npgan sample``. Nothing heavy is imported before a command has its arguments."""
+"""The command line, ``npgan <command>``. Nothing heavy is imported before a command has its arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from npgan.config import LOSSES, TrainConfig
+from npgan import blas
+from npgan.config import LOSSES, NETWORKS, OPTIMISERS, PRESETS, TrainConfig
 from npgan.errors import InputError
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -26,6 +27,11 @@ _CONFIG_FLAGS: list[tuple[str, type, str]] = [
     ("adam_epsilon", float, "Adam's ε, outside the root"),
     ("leaky_slope", float, "slope of leaky ReLU left of 0"),
     ("dropout", float, "probability that dropout sets an element to 0"),
+    ("input_dropout", float, "the same for the pixels, in the networks of paper-2014"),
+    ("momentum", float, "SGD's share of the last step that is taken again, at the start"),
+    ("momentum_final", float, "what it grows to"),
+    ("momentum_steps", int, "over so many iterations"),
+    ("lr_decay", float, "SGD's learning rates are divided by this after every iteration"),
     ("label_smoothing", float, "real images get the target 1 minus this"),
     ("output_period", int, "epochs between previews and sample PNGs"),
     ("seed", int, "the same seed and settings give the same run, byte for byte"),
@@ -45,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = vars(options)
     command = values.pop("command")
     try:
+        # NumPy is not imported yet: it will read this when it is
+        products = blas.prepare(values.pop("blas_core", "auto"), values.pop("threads", None))
+        if command in _PRODUCTS_SHOWN:
+            values["products"] = products
         return int(_COMMANDS[command](values))
     except InputError as error:
         return _complain(command, error, EXIT_USAGE)
@@ -58,26 +68,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(command: str, problem: object, status: int) -> int:
-    print(f"npgan {command}: error: {' '.join(str(problem).split())}", file=sys.stderr)
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(problem).split()))
+    print(f"npgan {command}: error: {line}", file=sys.stderr)  # no escape codes from a damaged file reach the terminal
     return status
 
 
 def _train(values: dict[str, Any]) -> int:
     from npgan.run import train
 
-    fields = {name for name, _, _ in _CONFIG_FLAGS} | {"loss", "dropout_in_g_step"}
-    config_flags = {name: values.pop(name) for name in fields & set(values)}
+    fields = {name for name, _, _ in _CONFIG_FLAGS} | {"loss", "dropout_in_g_step", "train_images", "eval_every"}
+    fields |= {"networks", "optimiser"}
+    preset = PRESETS[values.pop("preset")]
+    config_flags = preset | {name: values.pop(name) for name in fields & set(values)}
     return train(config_flags, **values)
 
 
 def _sample(values: dict[str, Any]) -> int:
-    from npgan.run import generate
+    from npgan.sampling import generate
 
     print(generate(**values))
     return EXIT_OK
 
 
-_COMMANDS = {"train": _train, "sample": _sample}
+def _gradcheck(values: dict[str, Any]) -> int:
+    from npgan.gradcheck.command import gradcheck
+
+    return gradcheck(**values)
+
+
+def _evaluate(values: dict[str, Any]) -> int:
+    from npgan.evaluation.job import evaluate
+
+    return evaluate(**values)
+
+
+def _inspect(values: dict[str, Any]) -> int:
+    from npgan.inspector.command import inspect
+
+    return inspect(**values)
+
+
+def _bench(values: dict[str, Any]) -> int:
+    from npgan.bench.job import bench
+
+    return bench(**values)
+
+
+_COMMANDS = {
+    "train": _train,
+    "sample": _sample,
+    "gradcheck": _gradcheck,
+    "evaluate": _evaluate,
+    "inspect": _inspect,
+    "bench": _bench,
+    "benchmark": _bench,
+}
+_PRODUCTS_SHOWN = ("train", "bench", "benchmark")  # commands that say how the matrix products were set up
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +131,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     _add_train(commands)
     _add_sample(commands)
+    _add_evaluate(commands)
+    _add_gradcheck(commands)
+    _add_inspect(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -106,12 +156,21 @@ def _add_train(commands: Any) -> None:
         "--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run in runs/"
     )
     where.add_argument(
-        "--precision", choices=("fp32", "tf32"), default="fp32", help="matrix products on a GPU (default: fp32)"
+        "--checkpoint-every", type=int, metavar="EPOCHS",
+        help="besides those at previews and at the end (default: at the first epoch's end after a minute)",
+    )  # fmt: skip
+    where.add_argument(
+        "--keep", type=int, metavar="INT",
+        help="how many of the last checkpoints stay, 35 MB each; those at previews all do (default: 3)",
+    )  # fmt: skip
+    where.add_argument(
+        "--precision", choices=("fp32", "tf32"), help="matrix products on a GPU (default: fp32)"
     )
     where.add_argument(
-        "--kernels", choices=("auto", "reference", "fused"), default="auto",
-        help="reference is the plain maths of ops.py (default: auto)",
+        "--kernels", dest="kernels_name", choices=("auto", "reference", "fused"), default="auto",
+        help="reference is the plain maths of ops.py, fused needs numba; auto takes fused where it can (default: auto)",
     )  # fmt: skip
+    _add_products(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
     for name, kind, text in _CONFIG_FLAGS:
@@ -128,8 +187,36 @@ def _add_train(commands: Any) -> None:
         help="cross-entropy on probabilities, as the tutorial, or on logits (default: bce)",
     )  # fmt: skip
     what.add_argument(
+        "--preset", choices=tuple(PRESETS), default="tutorial",
+        help="paper-2014: ReLU generator, maxout discriminator and SGD with momentum, as Goodfellow et al.; flags given "
+        "beside it win (default: tutorial)",
+    )  # fmt: skip
+    what.add_argument(
+        "--networks", choices=NETWORKS, default=argparse.SUPPRESS, help="their layers (default: tutorial)"
+    )
+    what.add_argument(
+        "--optimiser", choices=OPTIMISERS, default=argparse.SUPPRESS, help="of both networks (default: adam)"
+    )
+    what.add_argument(
         "--dropout-in-g-step", action="store_true", default=argparse.SUPPRESS,
         help="keep dropout on while the generator learns (default: off, as the tutorial)",
+    )  # fmt: skip
+    what.add_argument(
+        "--train-images", type=int, default=argparse.SUPPRESS, metavar="INT",
+        help="use only the first so many (default: all; 50000 is what published Parzen figures trained on)",
+    )  # fmt: skip
+    what.add_argument(
+        "--eval-every", type=int, default=argparse.SUPPRESS, metavar="INT",
+        help="epochs between evaluations of 10,000 samples: figures, and their curves as a PNG (default: never)",
+    )  # fmt: skip
+
+
+def _add_products(group: Any) -> None:
+    group.add_argument("--threads", type=int, metavar="INT", help="on a CPU (default: the cores the process may use)")
+    group.add_argument(
+        "--blas-core", default="auto", metavar="CORE",
+        help="auto chooses for AMD's AVX-512 processors what OpenBLAS does not, default leaves it alone; or one of "
+        "OpenBLAS's names (default: auto)",
     )  # fmt: skip
 
 
@@ -149,6 +236,92 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument(
         "--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help="(default: auto)"
     )
+
+
+def _add_gradcheck(commands: Any) -> None:
+    parser = commands.add_parser(
+        "gradcheck", help="prove every backward pass against its forward",
+        description="Compare every hand-written backward, and both training steps, with numerical derivatives. "
+        "Exit status: 0 all right, 1 a gradient is wrong.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--gallery", action="store_true", help="plant known bugs, one by one, and show each being caught")
+    parser.add_argument("--verbose", action="store_true", help="a line for every tensor")
+    parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON, with every number, instead")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
+    parser.add_argument(
+        "--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help="(default: auto)"
+    )
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="put numbers on a trained run",
+        description="Measure samples of a run's latest checkpoint beside real images, k-means centres, an untrained generator "
+        "and noise. Writes evaluation.json and evaluation.png into the run.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files (default: the one the run recorded)"
+    )
+    parser.add_argument(
+        "--n", type=int, default=10_000, help="images in each set; published figures take 10,000 (default: 10000)"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="draw every set so many times and show the spread (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first draw (default: 0)")
+    parser.add_argument(
+        "--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help="(default: auto)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inspect", help="take one training step apart",
+        description="Take one training step apart: every operation with its formula, code, numbers, and the proof that its "
+        "gradient is right. Without RUN the first step of a new run. Nothing of a run is changed.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("run_path", type=Path, nargs="?", metavar="RUN", help="a run folder, such as runs/mnist-…")
+    parser.add_argument("--step", type=int, metavar="INT", help="the checkpoint to start from (default: the latest)")
+    parser.add_argument("--compare", metavar="OTHER", help="a second run, or the step of another checkpoint of RUN")
+    parser.add_argument("--toy", action="store_true", help="instead: a 3-4-2 network, every number worked out")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with everything, too")
+    parser.add_argument("--summary", action="store_true", help="a line for each operation")
+    parser.add_argument("--only", metavar="LAYER", help="one layer in full, such as D.3")
+    parser.add_argument(
+        "--dataset", choices=("auto", "mnist", "digits"), default="auto", help="of a new run (default: auto, as in train)"
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files")
+    parser.add_argument("--seed", type=int, default=0, help="of a new run (default: 0)")
+
+
+def _add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench", aliases=["benchmark"], help="time npgan, PyTorch and JAX side by side",
+        description="Milliseconds per iteration of npgan and its peers (pip install 'npgan[bench]'), measured in turns.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-sizes", type=_integers, default=[128], metavar="INT,...", help="one table for each (default: 128)"
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="turns of every contestant (default: 15)")
+    parser.add_argument("--calls", type=int, default=10, help="calls of it in a turn (default: 10)")
+    parser.add_argument("--only", type=_names, metavar="NAME,...", help="some contestants, such as 'npgan fused,jax step'")
+    parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="write every time there, too")
+    parser.add_argument(
+        "--profile", action="store_true", help="instead: npgan's time per operation, at the first batch size"
+    )
+    _add_products(parser)
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

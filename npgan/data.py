@@ -89,6 +89,20 @@ def load_dataset(name: str, data_dir: Path | None, split: str = "train", report:
         return _load_digits(split, report)
 
 
+def first_images(data: Dataset, count: int | None) -> Dataset:
+    """The first ``count`` images and labels; all for None. Raises InputError when there are fewer."""
+    if count is None:
+        return data
+    if count > len(data.images):
+        raise InputError(f"--train-images {count}: there are only {len(data.images)} ({data.source})")
+    return data._replace(images=data.images[:count], labels=None if data.labels is None else data.labels[:count])
+
+
+def fingerprint(data: Dataset) -> str:
+    """The SHA-256 of the images, in hexadecimal."""
+    return hashlib.sha256(data.images).hexdigest()
+
+
 def cache_folder() -> Path:
     """$NPGAN_DATA, else the platform's folder for caches. It may not exist yet."""
     if chosen := os.environ.get("NPGAN_DATA"):

@@ -195,3 +195,42 @@ class Tanh(_Elementwise):
         self, dy: Array, cache: OutputCache, need_dx: bool = True, need_params: bool = True, out: Array | None = None
     ) -> Array | None:
         return ops.tanh_backward(dy, cache.y, out) if need_dx else None
+
+
+class ReLU(_Elementwise):
+    """y = max(x, 0)."""
+
+    def forward(
+        self, x: Array, dropout: DropoutKey | None = None, out: Array | None = None
+    ) -> tuple[Array, InputCache]:
+        return ops.relu_forward(x, out), InputCache(x)
+
+    def backward(
+        self, dy: Array, cache: InputCache, need_dx: bool = True, need_params: bool = True, out: Array | None = None
+    ) -> Array | None:
+        return ops.relu_backward(dy, cache.x, out) if need_dx else None
+
+
+class Maxout:
+    """The largest of every ``pieces`` inputs: (N, pieces·O) → (N, O). After a Dense layer, Goodfellow's maxout unit."""
+
+    def __init__(self, pieces: int) -> None:
+        self.pieces = pieces
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def output_width(self, input_width: int) -> int:
+        if input_width % self.pieces:
+            raise ValueError(f"Maxout({self.pieces}) cannot follow a width of {input_width}: it does not divide it")
+        return input_width // self.pieces
+
+    def forward(
+        self, x: Array, dropout: DropoutKey | None = None, out: Array | None = None
+    ) -> tuple[Array, InputCache]:
+        return ops.maxout_forward(x, self.pieces, out), InputCache(x)
+
+    def backward(
+        self, dy: Array, cache: InputCache, need_dx: bool = True, need_params: bool = True, out: Array | None = None
+    ) -> Array | None:
+        return ops.maxout_backward(dy, cache.x, self.pieces, out) if need_dx else None

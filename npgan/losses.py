@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from npgan import ops
+from npgan.kernels import REFERENCE, Kernels
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
@@ -22,11 +23,14 @@ class Loss(Protocol):
 class BinaryCrossEntropy:
     """For a discriminator that ends in a sigmoid: its output is the probability that an image is real."""
 
+    def __init__(self, kernels: Kernels = REFERENCE) -> None:
+        self.chains = kernels.chains
+
     def forward(self, output: Array, target: Array) -> Array:
-        return ops.binary_cross_entropy_forward(output, target)
+        return self.chains.binary_cross_entropy_forward(output, target)
 
     def backward(self, output: Array, target: Array, out: Array | None = None) -> Array:
-        return ops.binary_cross_entropy_backward(output, target, out=out)
+        return self.chains.binary_cross_entropy_backward(output, target, out=out)
 
     def probability(self, output: Array) -> Array:
         return output

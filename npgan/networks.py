@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid, Tanh
+from npgan.kernels import REFERENCE, Kernels
+from npgan.kernels.stages import Stage, fuse
+from npgan.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Maxout, ReLU, Sigmoid, Tanh
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
@@ -17,10 +19,10 @@ _HIDDEN = (256, 512, 1024)  # the generator's widths; the discriminator has them
 
 
 class Buffers(NamedTuple):
-    """Room for one forward and backward of a network, allocated once: an array, or None, for each layer."""
+    """Room for one forward and backward of a network, allocated once: an array, or a fused stage's own, for each stage."""
 
-    y: list[Array | None]
-    dx: list[Array | None]
+    y: list[Any]
+    dx: list[Any]
 
 
 class Sequential:
@@ -29,10 +31,23 @@ class Sequential:
     So Adam, a checkpoint or a gradient check of the whole network is one call on one vector. ``tensors`` names the views
     as ``"0.weight"``: the layer's index, a dot, the tensor; ``gradient_tensors`` has the same names.
     ``backward`` assigns gradients and never adds to them, so nothing needs to be set to zero between steps.
+
+    ``stages`` is what forward and backward walk: the layers, or, with fused kernels, runs of them done in one pass.
+    Fused kernels are for float32; a network of another dtype takes the reference's, and ``kernels`` says which it has.
     """
 
-    def __init__(self, layers: Sequence[Layer], input_width: int, dtype: Any = np.float32, xp: ModuleType = np) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        input_width: int,
+        dtype: Any = np.float32,
+        xp: ModuleType = np,
+        kernels: Kernels = REFERENCE,
+    ) -> None:
         self.layers = list(layers)
+        self.kernels = kernels if np.dtype(dtype) == np.float32 else REFERENCE
+        fused = self.kernels.name == "fused"
+        self.stages: Sequence[Layer | Stage] = fuse(layers, kernels.chains) if fused else self.layers
         self.xp = xp
         self.input_width = input_width
         self.widths: list[int] = []  # output width of each layer
@@ -41,8 +56,10 @@ class Sequential:
             self.widths.append(layer.output_width(self.widths[-1] if index else input_width))
             shapes |= {f"{index}.{name}": shape for name, shape in layer.parameter_shapes().items()}
         count = sum(int(np.prod(shape)) for shape in shapes.values())
-        self.parameters = xp.zeros(count, dtype=dtype)
-        self.gradients = xp.zeros(count, dtype=dtype)
+        self.parameters = self.empty(count, 1, dtype).reshape(-1)
+        self.gradients = self.empty(count, 1, dtype).reshape(-1)
+        self.parameters[...] = 0.0
+        self.gradients[...] = 0.0
         self.tensors = _named_views(self.parameters, shapes)
         self.gradient_tensors = _named_views(self.gradients, shapes)
         for name in shapes:
@@ -56,22 +73,32 @@ class Sequential:
             if isinstance(layer, Dense):
                 layer.initialise(seed, site + index)
 
+    def empty(self, rows: int, width: int, dtype: Any = None) -> Array:
+        """A new array (rows, width) in the memory order that the kernels like."""
+        if self.kernels.name == "fused":
+            return self.kernels.chains.empty(rows, width)
+        return self.xp.empty((rows, width), dtype=dtype or self.parameters.dtype)
+
     def allocate(self, rows: int, backward_rows: int | None = None, output: Array | None = None) -> Buffers:
         """Buffers for batches of ``rows`` (backward: ``backward_rows``). ``output``: the last layer's y, if given."""
         backward_rows = rows if backward_rows is None else backward_rows
-        dtype = self.parameters.dtype
-        y = [self.xp.empty((rows, width), dtype=dtype) for width in self.widths[:-1]]
-        y.append(self.xp.empty((rows, self.widths[-1]), dtype=dtype) if output is None else output)
-        dx = [self.xp.empty((backward_rows, width), dtype=dtype) for width in (self.input_width, *self.widths[:-1])]
-        return Buffers(y, dx)
+        buffers = Buffers([], [])
+        width = self.input_width
+        for stage in self.stages:
+            input_width, width = width, stage.output_width(width)
+            y = output if output is not None and stage is self.stages[-1] else self.empty(rows, width)
+            dx = self.empty(backward_rows, input_width)
+            buffers.y.append(stage.forward_room(y) if isinstance(stage, Stage) else y)
+            buffers.dx.append(stage.backward_room(dx) if isinstance(stage, Stage) else dx)
+        return buffers
 
     def forward(
         self, x: Array, dropout: DropoutKey | None = None, buffers: Buffers | None = None
     ) -> tuple[Array, list[Any]]:
-        """Shapes: x (N, I) → y (N, O), and one cache per layer for ``backward``. Dropout is off without a key."""
+        """Shapes: x (N, I) → y (N, O), and one cache per stage for ``backward``. Dropout is off without a key."""
         caches = []
-        for index, layer in enumerate(self.layers):
-            x, cache = layer.forward(x, dropout, buffers.y[index] if buffers else None)
+        for index, stage in enumerate(self.stages):
+            x, cache = stage.forward(x, dropout, buffers.y[index] if buffers else None)
             caches.append(cache)
         return x, caches
 
@@ -89,9 +116,9 @@ class Sequential:
         dW and db, are left out (for D in the G step and for the first layer that is a third of all the arithmetic).
         """
         dx: Array | None = dy
-        for index in reversed(range(len(self.layers))):
+        for index in reversed(range(len(self.stages))):
             out = buffers.dx[index] if buffers else None
-            dx = self.layers[index].backward(dx, caches[index], need_dx or index > 0, need_params, out)
+            dx = self.stages[index].backward(dx, caches[index], need_dx or index > 0, need_params, out)
         return dx
 
 
@@ -100,7 +127,9 @@ def take_rows(caches: Sequence[Any], rows: slice) -> list[Any]:
     return [type(cache)(*(None if array is None else array[rows] for array in cache)) for cache in caches]
 
 
-def generator(latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+def generator(
+    latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np, kernels: Kernels = REFERENCE
+) -> Sequential:
     """latent → 256 → 512 → 1024, each leaky ReLU; → 784, tanh: pixels in (−1, 1)."""
     layers: list[Layer] = []
     width = latent_dim
@@ -108,11 +137,16 @@ def generator(latent_dim: int, slope: float, dtype: Any = np.float32, xp: Module
         layers += [Dense(width, hidden), LeakyReLU(slope)]
         width = hidden
     layers += [Dense(width, IMAGE_PIXELS), Tanh()]
-    return Sequential(layers, latent_dim, dtype, xp)
+    return Sequential(layers, latent_dim, dtype, xp, kernels)
 
 
 def discriminator(
-    dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np
+    dropout: float,
+    slope: float,
+    logits: bool = False,
+    dtype: Any = np.float32,
+    xp: ModuleType = np,
+    kernels: Kernels = REFERENCE,
 ) -> Sequential:
     """784 → 1024 → 512 → 256, each leaky ReLU and dropout; → 1, sigmoid: the probability of a real image.
 
@@ -126,7 +160,37 @@ def discriminator(
     layers.append(Dense(width, 1))
     if not logits:
         layers.append(Sigmoid())
-    return Sequential(layers, IMAGE_PIXELS, dtype, xp)
+    return Sequential(layers, IMAGE_PIXELS, dtype, xp, kernels)
+
+
+def paper_generator(
+    latent_dim: int, dtype: Any = np.float32, xp: ModuleType = np, kernels: Kernels = REFERENCE
+) -> Sequential:
+    """Of Goodfellow et al. 2014: latent → 1200 → 1200, each ReLU; → 784, tanh, which is a sigmoid stretched to (−1, 1)."""
+    layers: list[Layer] = []
+    width = latent_dim
+    for hidden in (1200, 1200):
+        layers += [Dense(width, hidden), ReLU()]
+        width = hidden
+    return Sequential([*layers, Dense(width, IMAGE_PIXELS), Tanh()], latent_dim, dtype, xp, kernels)
+
+
+def paper_discriminator(
+    input_dropout: float,
+    dropout: float,
+    logits: bool = False,
+    dtype: Any = np.float32,
+    xp: ModuleType = np,
+    kernels: Kernels = REFERENCE,
+) -> Sequential:
+    """Of Goodfellow et al. 2014: 784 → 240 → 240, each the maxout of five pieces; → 1, sigmoid. Dropout before every Dense."""
+    pieces, units = 5, 240
+    layers: list[Layer] = [Dropout(input_dropout, 0), Dense(IMAGE_PIXELS, pieces * units), Maxout(pieces)]
+    layers += [Dropout(dropout, 1), Dense(units, pieces * units), Maxout(pieces)]
+    layers += [Dropout(dropout, 2), Dense(units, 1)]
+    if not logits:
+        layers.append(Sigmoid())
+    return Sequential(layers, IMAGE_PIXELS, dtype, xp, kernels)
 
 
 def _named_views(flat: Array, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:

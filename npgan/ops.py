@@ -77,6 +77,45 @@ def leaky_relu_backward(dy: Array, x: Array, slope: float, out: Array | None = N
     return dx
 
 
+# --- ReLU ------------------------------------------------------------------------------------------------------------
+
+
+def relu_forward(x: Array, out: Array | None = None) -> Array:
+    """y = x where x > 0, else 0. Shapes: x (N, O) → y (N, O). Nair and Hinton 2010."""
+    return np.maximum(x, 0.0, out=out)
+
+
+def relu_backward(dy: Array, x: Array, out: Array | None = None) -> Array:
+    """dx = dy where x > 0, else 0. Shapes: dy, x (N, O) → dx (N, O).
+
+    Right of 0 the slope is 1, left of it 0; at the kink x = 0 the left one is taken, as in leaky ReLU.
+    """
+    return np.multiply(dy, x > 0, out=out)
+
+
+# --- maxout ----------------------------------------------------------------------------------------------------------
+
+
+def maxout_forward(x: Array, pieces: int, out: Array | None = None) -> Array:
+    """y_no = max_q x_n,q·O+o: the largest of ``pieces`` linear functions. Shapes: x (N, pieces·O) → y (N, O).
+
+    Goodfellow et al. 2013. One piece's O numbers lie side by side, so the maximum runs over whole rows at a time.
+    """
+    return np.max(x.reshape(x.shape[0], pieces, -1), axis=1, out=out)
+
+
+def maxout_backward(dy: Array, x: Array, pieces: int, out: Array | None = None) -> Array:
+    """dx = dy at the piece that was largest, else 0. Shapes: dy (N, O), x (N, pieces·O) → dx (N, pieces·O).
+
+    Only the winner reaches y, with slope 1. Where two pieces tie there is no derivative, and the first one is taken.
+    """
+    winner = np.argmax(x.reshape(x.shape[0], pieces, -1), axis=1)
+    dx = np.empty_like(x) if out is None else out
+    for piece, part in enumerate(np.split(dx, pieces, axis=1)):
+        np.multiply(dy, winner == piece, out=part)
+    return dx
+
+
 # --- dropout ---------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +228,34 @@ def binary_cross_entropy_with_logits_backward(z: Array, target: Array, out: Arra
     return dz
 
 
+# --- softmax cross-entropy on logits, for classes --------------------------------------------------------------------
+
+
+def softmax(z: Array) -> Array:
+    """p_nk = e^z_nk / Σ_j e^z_nj. Shapes: z (N, K) → p (N, K). The row's largest z is taken off first: e^0 is the largest."""
+    e = np.exp(z - z.real.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def softmax_cross_entropy_forward(z: Array, label: Array) -> Array:
+    """L = mean_n of log Σ_k e^z_nk − z_n,label_n. Shapes: z (N, K), label (N,) integers below K → L ().
+
+    This is −log softmax(z) at the label, with the logarithm taken before anything can round to 0.
+    """
+    shifted = z - z.real.max(axis=1, keepdims=True)
+    at_label = np.take_along_axis(shifted, label[:, None], axis=1)[:, 0]
+    return np.mean(np.log(np.exp(shifted).sum(axis=1)) - at_label)
+
+
+def softmax_cross_entropy_backward(z: Array, label: Array, out: Array | None = None) -> Array:
+    """dz = (softmax(z) − [k = label_n]) / N. Shapes: z (N, K), label (N,) → dz (N, K).
+
+    d/dz_k log Σ_j e^z_j = e^z_k / Σ_j e^z_j = softmax(z)_k; the label's own z is subtracted once.
+    """
+    classes = np.arange(z.shape[1], dtype=label.dtype, like=label)
+    return _deliver((softmax(z) - (classes == label[:, None])) / z.shape[0], out)
+
+
 # --- Adam ------------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +292,23 @@ def adam_update(
     np.multiply(m, lr / (1.0 - beta1**step), out=a)  # lr·m̂
     a /= b
     param -= a
+
+
+# --- SGD with momentum -----------------------------------------------------------------------------------------------
+
+
+def momentum_update(param: Array, grad: Array, m: Array, lr: float, momentum: float, scratch: Array | None = None) -> None:
+    """One step of gradient descent with momentum in place. Shapes: param, grad, m and scratch (P,).
+
+    m ← momentum·m − lr·g,  param ← param + m
+
+    ``m`` is the last step, of which a share is taken again: it starts at 0 and grows to lr/(1 − momentum) times a steady
+    gradient. Source: Polyak 1964, in the form of Sutskever et al. 2013, equations 1 and 2.
+    """
+    a = np.multiply(grad, lr, out=scratch)
+    m *= momentum
+    m -= a
+    param += m
 
 
 def _deliver(value: Array, out: Array | None) -> Array:

@@ -1,4 +1,4 @@
-"""Adam: its settings, and its state over one flat parameter vector."""
+"""The optimisers: their settings, and their state over one flat parameter vector."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from npgan import ops
+from npgan.config import TrainConfig
+from npgan.kernels import REFERENCE, Kernels
 
 Array = Any  # numpy.ndarray or cupy.ndarray
-
-_BLOCK = 1 << 15  # five vectors of 2¹⁵ float32 are 640 KB and stay in the L2 cache: half the time of whole vectors
 
 
 @dataclass
@@ -25,27 +25,64 @@ class Adam:
     m: Array
     v: Array
     step: int = 0
+    kernels: Kernels = REFERENCE
 
     @classmethod
-    def for_parameters(cls, parameters: Array, lr: float, beta1: float, beta2: float, epsilon: float) -> Adam:
-        return cls(lr, beta1, beta2, epsilon, np.zeros_like(parameters), np.zeros_like(parameters))
+    def for_parameters(
+        cls,
+        parameters: Array,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        kernels: Kernels = REFERENCE,
+    ) -> Adam:
+        m, v = np.zeros_like(parameters), np.zeros_like(parameters)
+        return cls(lr, beta1, beta2, epsilon, m, v, kernels=kernels)
 
-    def update(self, parameters: Array, gradients: Array) -> None:
-        """One step in place. Shapes: parameters and gradients (P,)."""
+    def update(self, parameters: Array, gradients: Array) -> Array:
+        """One step in place. Returns the gradients' Euclidean norm (). Shapes: parameters and gradients (P,)."""
         self.step += 1
-        block = _BLOCK if isinstance(parameters, np.ndarray) else parameters.size
-        scratch = (np.empty_like(parameters[:block]), np.empty_like(parameters[:block]))
-        for start in range(0, parameters.size, block):
-            part = slice(start, min(start + block, parameters.size))
-            ops.adam_update(
-                parameters[part],
-                gradients[part],
-                self.m[part],
-                self.v[part],
-                self.step,
-                self.lr,
-                self.beta1,
-                self.beta2,
-                self.epsilon,
-                (scratch[0][: part.stop - part.start], scratch[1][: part.stop - part.start]),
-            )
+        settings = (self.lr, self.beta1, self.beta2, self.epsilon)
+        return self.kernels.chains.adam_update(parameters, gradients, self.m, self.v, self.step, *settings)
+
+    def tensors(self) -> dict[str, Array]:
+        """The state besides ``step``, by name, for a checkpoint."""
+        return {"adam.m": self.m, "adam.v": self.v}
+
+
+@dataclass
+class Momentum:
+    """The state of SGD with momentum for one network. Shapes: m, the last step, and scratch (P,)."""
+
+    lr: float
+    decay: float  # lr is divided by it after every update
+    momentum: float
+    momentum_final: float
+    momentum_steps: int  # updates on the way from the one to the other
+    m: Array
+    scratch: Array
+    step: int = 0
+
+    def update(self, parameters: Array, gradients: Array) -> Array:
+        """One step in place. Returns the gradients' Euclidean norm (). Shapes: parameters and gradients (P,)."""
+        part = min(1.0, self.step / self.momentum_steps)
+        momentum = self.momentum + part * (self.momentum_final - self.momentum)
+        ops.momentum_update(parameters, gradients, self.m, self.lr / self.decay**self.step, momentum, self.scratch)
+        self.step += 1
+        return np.sqrt(np.dot(gradients, gradients))
+
+    def tensors(self) -> dict[str, Array]:
+        """The state besides ``step``, by name, for a checkpoint."""
+        return {"sgd.m": self.m}
+
+
+Optimiser = Adam | Momentum
+
+
+def optimiser_for(config: TrainConfig, parameters: Array, lr: float, kernels: Kernels = REFERENCE) -> Optimiser:
+    """The optimiser of ``config`` before its first update. Shapes: parameters (P,)."""
+    if config.optimiser == "adam":
+        return Adam.for_parameters(parameters, lr, config.beta1, config.beta2, config.adam_epsilon, kernels)
+    m, scratch = np.zeros_like(parameters), np.empty_like(parameters)
+    return Momentum(lr, config.lr_decay, config.momentum, config.momentum_final, config.momentum_steps, m, scratch)

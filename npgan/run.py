@@ -1,39 +1,73 @@
-"""The jobs behind ``npgan train`` and ``npgan sample``: data in, training, and everything that goes on screen and disk."""
+"""The job behind ``npgan train``: data in, training, and everything that goes on screen and disk."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgan import random
-from npgan.backend import Backend, select, to_numpy
-from npgan.checkpoint import restore
+from npgan import blas, kernels
+from npgan.backend import Backend, to_numpy
+from npgan.checkpoint import NotFinite, restore
 from npgan.config import TrainConfig
-from npgan.data import Dataset, iterations_per_epoch, load_dataset
-from npgan.display import TrainingDisplay, save_grid
+from npgan.data import Dataset, batch_bounds, fingerprint, first_images, iterations_per_epoch, load_dataset
+from npgan.display import TrainingDisplay
 from npgan.errors import InputError
-from npgan.networks import Sequential
-from npgan.run_folder import RunFolder, newest_run
-from npgan.training import StepMetrics, TrainState, iterate, new_state, sample
+from npgan.health import TrainingDiverged, collapse_signs, diagnosis, first_non_finite, samples_alike, spread
+from npgan.resume import file_config, keeping_of, resumed_config, select_as_before, what_changed
+from npgan.run_folder import Keeping, RunFolder, newest_run
+from npgan.sampling import noise_vectors
+from npgan.training import StepMetrics, TrainState, Workspace, iterate, new_state, sample
+
+if TYPE_CHECKING:
+    from npgan.evaluation.while_training import Observer
 
 RUNS = Path("runs")
 SAMPLE_GRID = 64  # images in a PNG of samples, always from the same noise
 PREVIEW = 4  # of them shown in the terminal
-SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides those at previews and at the end
+SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides those at previews and at the end; one takes about 0.2 s
 
 
-class TrainingDiverged(RuntimeError):
-    """A loss or a gradient is no longer a finite number."""
+class RunFailed(RuntimeError):
+    """The disk or the machine stopped the run. What was saved before is as it was."""
+
+
+@dataclass
+class _Job:
+    """A run that is ready to go on."""
+
+    run: RunFolder
+    config: TrainConfig
+    runtime: dict[str, Any]
+    keeping: Keeping
+    backend: Backend
+    data: Dataset
+    state: TrainState
+    history: list[dict[str, Any]]  # metrics of the epochs done
+    totals: np.ndarray  # sums of StepMetrics over the unfinished epoch, float64
+
+    @property
+    def per_epoch(self) -> int:
+        return iterations_per_epoch(len(self.data.images), self.config.batch_size)
+
+    def save(self) -> None:
+        """Raises OSError and, when a tensor is not finite, TrainingDiverged."""
+        milestone_steps = self.config.output_period * self.per_epoch
+        try:
+            self.run.save_checkpoint(
+                self.state, self.config, self.runtime, self.totals, self.keeping.last, milestone_steps
+            )
+        except NotFinite as error:
+            raise _diverged(self, ("state", str(error)), ()) from None
 
 
 def train(
@@ -42,57 +76,104 @@ def train(
     dataset: str = "auto",
     data_dir: Path | None = None,
     backend_name: str = "auto",
-    precision: str = "fp32",
-    kernels: str = "auto",
+    precision: str | None = None,
+    kernels_name: str = "auto",
+    products: blas.Products | None = None,
     out: Path | None = None,
     resume: str | None = None,
     overwrite: bool = False,
+    checkpoint_every: int | None = None,
+    keep: int | None = None,
     quiet: bool = False,
 ) -> int:
     """Trains and returns the exit status: 0, or 128 + the signal that asked to stop, after saving a checkpoint.
 
-    ``config_flags``: fields of TrainConfig given on the command line. ``resume``: a run folder, or "" for the newest.
-    Raises InputError for the user's mistakes and TrainingDiverged.
+    ``config_flags``: fields of TrainConfig given on the command line. ``resume``: a run folder, or "" for the newest; what
+    is left at None or "auto" is then as it was. Raises InputError for the user's mistakes, TrainingDiverged and RunFailed.
     """
-    report = _reporter(quiet)
-    if kernels == "fused":
-        raise InputError("--kernels fused: this version has no fused kernels; use auto or reference")
-    backend = select(backend_name, precision)
-    if resume is None:
-        TrainConfig(dataset="digits", **config_flags)  # a bad flag is told before anything is loaded
-        data = load_dataset(dataset, data_dir, report=report)
-        config = TrainConfig(dataset=data.name, **config_flags)
-        run = RunFolder.create(out or _new_run_path(data.name), overwrite)
-        run.clear()
-        state = new_state(config, backend)
-        history: list[dict[str, Any]] = []
-        totals = np.zeros(len(StepMetrics._fields))
-    else:
-        run = RunFolder.open_existing(Path(resume) if resume else newest_run(RUNS))
-        checkpoint = run.latest_checkpoint()
-        config = _resumed_config(checkpoint.config, config_flags, dataset)
-        data_dir = data_dir or (Path(recorded) if (recorded := checkpoint.runtime["data_dir"]) else None)
-        data = load_dataset(config.dataset, data_dir, report=report)
-        if _fingerprint(data) != checkpoint.runtime["data_sha256"]:
-            raise InputError(
-                f"--resume {run.path}: the images are not those that the run was trained on ({data.source})"
+    report, warn = _reporter(quiet), _reporter(False)
+    products = products or blas.prepare()
+    before: dict[str, Any] = {}  # the runtime of the checkpoint that is resumed
+    with ExitStack() as lock:
+        if resume is None:
+            TrainConfig(dataset="digits", **config_flags)  # a bad flag is told before anything is loaded
+            keeping = keeping_of(Keeping(), checkpoint_every, keep)
+            backend, precision, chosen = select_as_before(
+                backend_name, precision, kernels_name, products, before, report
             )
-        state = restore(checkpoint, backend)
-        history = run.cut_metrics(state.step)
-        totals = checkpoint.epoch_totals
-    runtime = {
-        "backend": backend.name,
-        "precision": precision,
-        "kernels": "reference",
-        "data_dir": str(data_dir.resolve()) if data_dir else None,
-        "data_sha256": _fingerprint(data),
-    }
-    run.write_config(config)
-    per_epoch = iterations_per_epoch(len(data.images), config.batch_size)
-    with TrainingDisplay(config.epochs, per_epoch, state.step, quiet=quiet) as display, _stop_signals() as stopped_by:
-        display.header(_header(run, config, backend, runtime, data, state))
-        interrupted = _train_loop(run, state, config, runtime, backend, data, history, totals, display, stopped_by)
-        display.curves(history)
+            data = load_dataset(dataset, data_dir, report=report)
+            config = TrainConfig(dataset=data.name, **config_flags)
+            data = first_images(data, config.train_images)
+            run = RunFolder.create(out or _new_run_path(data.name), overwrite)
+            lock.enter_context(run.locked(warn))
+            run.refuse_to_overwrite(overwrite)  # by now another process may have made one
+            run.clear()
+            state = new_state(config, backend, kernels=chosen)
+            history: list[dict[str, Any]] = []
+            totals = np.zeros(len(StepMetrics._fields))
+        else:
+            run = RunFolder.open_existing(Path(resume) if resume else newest_run(RUNS))
+            lock.enter_context(run.locked(warn))
+            checkpoint = run.recover(warn)
+            before = checkpoint.runtime
+            config = resumed_config(file_config(run, checkpoint), config_flags, dataset)
+            keeping = keeping_of(run.read_keeping(), checkpoint_every, keep)
+            backend, precision, chosen = select_as_before(
+                backend_name, precision, kernels_name, products, before, report
+            )
+            data_dir = data_dir or (Path(recorded) if (recorded := before.get("data_dir")) else None)
+            data = first_images(load_dataset(config.dataset, data_dir, report=report), config.train_images)
+            if fingerprint(data) != before.get("data_sha256"):
+                raise InputError(
+                    f"--resume {run.path}: the images are not those that the run was trained on ({data.source})"
+                )
+            state = restore(checkpoint, backend, chosen)
+            epochs_done = state.step // iterations_per_epoch(len(data.images), config.batch_size)
+            history = run.cut_metrics(state.step, epochs_done, warn)
+            totals = np.array(checkpoint.epoch_totals)
+        runtime = {
+            "backend": backend.name,
+            "precision": precision,
+            "kernels": chosen.name,
+            "products": f"{blas.core_in_use()} x {products.threads}" if backend.name == "numpy" else None,
+            "data_dir": str(data_dir.resolve()) if data_dir else None,
+            "data_sha256": fingerprint(data),
+        }
+        if changed := what_changed(before, runtime):
+            warn(changed)
+        job = _Job(run, config, runtime, keeping, backend, data, state, history, totals)
+        try:
+            observer = None
+            if config.eval_every is not None:
+                from npgan.evaluation.while_training import Observer
+
+                observer = Observer(run, data.name, data_dir, backend, state.step, report)
+            run.write_keeping(keeping)
+            if resume is None:
+                job.save()  # from now on there is something to resume
+            run.write_config(config)
+            header = _header(run, config, backend, chosen, products, runtime, data, state, keeping)
+            return _train(job, header, observer, quiet)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            saved = f"the last checkpoint is {run.last_saved}, " if run.last_saved else "there is no checkpoint, "
+            raise RunFailed(
+                f"{error.filename or run.path}: {error.strerror or error}; stopped after step {state.step}, {saved}"
+                f"go on with --resume {run.path}"
+            ) from None
+
+
+def _train(job: _Job, header: list[tuple[str, str]], observer: Observer | None, quiet: bool) -> int:
+    run, config, state = job.run, job.config, job.state
+    with (
+        TrainingDisplay(config.epochs, job.per_epoch, state.step, quiet=quiet) as display,
+        _stop_signals() as stopped_by,
+        np.errstate(all="ignore"),  # a number that is not finite stops the run, in one line that says more
+    ):
+        display.header(header)
+        interrupted = _train_loop(job, display, stopped_by, observer)
+        display.curves(job.history)
         if interrupted:
             display.done([("stopped", f"after step {state.step}"), ("go on with", f"--resume {run.path}")])
             return 128 + interrupted
@@ -100,114 +181,90 @@ def train(
     return 0
 
 
-def _train_loop(
-    run: RunFolder,
-    state: TrainState,
-    config: TrainConfig,
-    runtime: dict[str, Any],
-    backend: Backend,
-    data: Dataset,
-    history: list[dict[str, Any]],
-    totals: np.ndarray,
-    display: TrainingDisplay,
-    stopped_by: Callable[[], int],
-) -> int:
+def _train_loop(job: _Job, display: TrainingDisplay, stopped_by: Callable[[], int], observer: Observer | None) -> int:
     """Runs the iterations; after each epoch metrics, previews, checkpoints. Returns the signal that stopped it, or 0."""
-    noise = _fixed_noise(config, SAMPLE_GRID, backend)
-    images = backend.to_device(data.images)
-    per_epoch = iterations_per_epoch(len(data.images), config.batch_size)
+    run, config, state, history, totals = job.run, job.config, job.state, job.history, job.totals
+    images = job.backend.to_device(job.data.images)
+    count, per_epoch = len(job.data.images), job.per_epoch
+    workspaces: dict[int, Workspace] = {}
+    recent: deque[tuple[int, list[float]]] = deque(maxlen=20)
+    told = {sign for done in range(len(history)) for sign in _signs(job, history[: done + 1])}
     epoch_start = last_save = time.perf_counter()
-    totals = np.array(totals)  # sums of StepMetrics over the epoch, float64
     steps_here = 0  # of this epoch, in this process
-    for metrics in iterate(state, images, config):
-        totals += [float(value) for value in metrics]
+    for metrics in iterate(state, images, config, workspaces):
+        values = [float(value) for value in metrics]
+        recent.append((state.step, values))
+        if not math.isfinite(sum(values)):
+            bounds = batch_bounds((state.step - 1) % per_epoch, count, config.batch_size)
+            workspace = workspaces.get(bounds.stop - bounds.start)
+            first = first_non_finite(state, config, workspace) or ("metrics", _first_name(values))
+            raise _diverged(job, first, recent)
+        totals += values
         steps_here += 1
         display.step(state.step, metrics.loss_d, metrics.loss_g)
         if state.step % per_epoch == 0:
             epoch = state.step // per_epoch
             seconds = time.perf_counter() - epoch_start
-            line = _epoch_metrics(
-                epoch, state.step, totals / per_epoch, seconds, len(data.images) * steps_here / per_epoch
-            )
-            if not all(math.isfinite(value) for value in line.values()):
-                raise TrainingDiverged(
-                    f"epoch {epoch}: a loss or gradient is not finite; the last checkpoint is from before"
-                )
+            line = _epoch_metrics(epoch, state.step, totals / per_epoch, seconds, count * steps_here / per_epoch)
             history.append(line)
             run.append_metrics(line)
             display.epoch(line)
             totals[:] = 0.0
-            if epoch % config.output_period == 0 or epoch == config.epochs:
-                samples = to_numpy(sample(state.generator, noise))
-                save_grid(samples, run.sample_path(epoch))
-                display.preview(samples[:PREVIEW], epoch, run.sample_path(epoch))
-                run.save_checkpoint(state, config, runtime, totals)
-                last_save = time.perf_counter()
-            elif time.perf_counter() - last_save > SECONDS_BETWEEN_CHECKPOINTS:
-                run.save_checkpoint(state, config, runtime, totals)
+            signs = _signs(job, history)
+            show = epoch % config.output_period == 0 or epoch == config.epochs
+            if show:
+                signs |= _show_samples(job, epoch, display)
+            for sign in signs.keys() - told:
+                display.warn(signs[sign])
+                told.add(sign)
+            if observer is not None and config.eval_every and epoch % config.eval_every == 0:
+                display.note(observer.observe(state, epoch))
+            if show or _due(job.keeping, epoch, last_save):
+                job.save()
                 last_save = time.perf_counter()
             epoch_start, steps_here = time.perf_counter(), 0
-        if stopped_by():
-            run.save_checkpoint(state, config, runtime, totals)
-            return stopped_by()
+        if number := stopped_by():
+            job.save()
+            return number
     return 0
 
 
-def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: bool, backend_name: str) -> str:
-    """Draws from a run's latest checkpoint into ``out`` (.png: a grid; .npy: float32 (count, 28, 28) in [−1, 1]).
+def _due(keeping: Keeping, epoch: int, last_save: float) -> bool:
+    if keeping.every is None:
+        return time.perf_counter() - last_save > SECONDS_BETWEEN_CHECKPOINTS
+    return epoch % keeping.every == 0
 
-    ``interpolate``: each row of eight walks on a great circle from one noise vector to another. Returns a line to print.
-    """
-    if out.suffix not in (".png", ".npy"):
-        raise InputError(f"--out {out}: must end in .png or .npy")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist")
-    if not 1 <= count <= 1_000_000:
-        raise InputError(f"--n must be from 1 to 1000000, got {count}")
-    if not 0 <= seed < 2**64:
-        raise InputError(f"--seed must be from 0 to 2**64 - 1, got {seed}")
-    backend = select(backend_name)
-    checkpoint = RunFolder.open_existing(run_path).latest_checkpoint()
-    g = restore(checkpoint, backend).generator
-    latent_dim = checkpoint.config.latent_dim
-    noise = _interpolation(seed, count, latent_dim) if interpolate else _noise(seed, count, latent_dim)
-    images = _generate_in_batches(g, noise, backend).reshape(count, 28, 28)
+
+def _show_samples(job: _Job, epoch: int, display: TrainingDisplay) -> dict[str, str]:
+    """Writes and shows samples of always the same noise. Returns a warning, by sign, when they are all alike."""
+    noise = noise_vectors(job.config.seed, SAMPLE_GRID, job.config.latent_dim)
+    samples = to_numpy(sample(job.state.generator, job.backend.to_device(noise)))
+    if not np.isfinite(samples).all():
+        raise _diverged(job, ("generator", "samples"), ())
+    display.preview(samples[:PREVIEW], epoch, job.run.save_samples(samples, epoch))
+    alike = samples_alike(samples, spread(job.data.images[:1000] / 127.5), job.state.step)
+    return {"samples alike": alike} if alike else {}
+
+
+def _signs(job: _Job, history: list[dict[str, Any]]) -> dict[str, str]:
+    return collapse_signs(history, job.per_epoch, job.config, job.state.generator.parameters.size)
+
+
+def _first_name(values: list[float]) -> str:
+    return next(name for name, value in zip(StepMetrics._fields, values, strict=True) if not math.isfinite(value))
+
+
+def _diverged(job: _Job, first: tuple[str, str], recent: Sequence[tuple[int, list[float]]]) -> TrainingDiverged:
+    """The error to raise, after writing down what is known. Nothing of the state is saved."""
+    step = job.state.step
     try:
-        if out.suffix == ".npy":
-            with open(out, "wb") as file:
-                np.save(file, images)
-        else:
-            save_grid(images, out)
+        where = f"see {job.run.write_diagnosis(step, diagnosis(job.state, job.config, first, recent))}"
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
-    return f"{out}: {count} samples of {run_path} after step {checkpoint.step}"
-
-
-def _generate_in_batches(g: Sequential, noise: np.ndarray, backend: Backend, rows: int = 1000) -> np.ndarray:
-    parts = [noise[start : start + rows] for start in range(0, len(noise), rows)]
-    return np.concatenate([to_numpy(sample(g, backend.to_device(part))) for part in parts])
-
-
-def _noise(seed: int, count: int, latent_dim: int, site: int = 0) -> np.ndarray:
-    return random.normal(seed, random.Stream.EVAL, 0, site, (count, latent_dim))
-
-
-def _interpolation(seed: int, count: int, latent_dim: int, columns: int = 8) -> np.ndarray:
-    """Noise (count, Z) in rows of ``columns``, from one draw to another along a great circle (White 2016).
-
-    On the straight line between two Gaussian vectors the middle is too short to be one; on the circle lengths stay typical.
-    """
-    rows = -(-count // columns)
-    start, end = (_noise(seed, rows, latent_dim, site)[:, None, :].astype(np.float64) for site in (0, 1))
-    lengths = np.linalg.norm(start, axis=-1) * np.linalg.norm(end, axis=-1)
-    angle = np.arccos(np.clip(np.sum(start * end, axis=-1) / lengths, -1.0, 1.0))[..., None]
-    t = np.linspace(0.0, 1.0, columns)[None, :, None]
-    walk = (np.sin((1.0 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
-    return walk.reshape(rows * columns, latent_dim)[:count].astype(np.float32)
-
-
-def _fixed_noise(config: TrainConfig, count: int, backend: Backend) -> Any:
-    return backend.to_device(_noise(config.seed, count, config.latent_dim))
+        where = f"no diagnosis could be written ({error.strerror})"
+    return TrainingDiverged(
+        f"training diverged: in iteration {step} the {first[0]}'s {first[1]} was the first that is not finite; {where}; "
+        f"the last good checkpoint is {job.run.last_saved}; try a lower --lr-g and --lr-d, or --loss bce-logits"
+    )
 
 
 def _epoch_metrics(epoch: int, step: int, means: np.ndarray, seconds: float, images: float) -> dict[str, Any]:
@@ -221,43 +278,39 @@ def _epoch_metrics(epoch: int, step: int, means: np.ndarray, seconds: float, ima
     }
 
 
-def _resumed_config(saved: TrainConfig, flags: dict[str, Any], dataset: str) -> TrainConfig:
-    """The saved config; only ``epochs`` may grow. Raises InputError that lists every flag that disagrees."""
-    asked = dict(flags)
-    if dataset != "auto":
-        asked["dataset"] = dataset
-    epochs = asked.pop("epochs", saved.epochs)
-    differing = [
-        f"--{name.replace('_', '-')} is {getattr(saved, name)}, not {value}"
-        for name, value in sorted(asked.items())
-        if value != getattr(saved, name)
-    ]
-    if differing:
-        raise InputError(f"--resume: the run was made with other settings: {'; '.join(differing)}")
-    if epochs < saved.epochs:
-        raise InputError(f"--resume: --epochs {epochs} is less than the run's {saved.epochs}; it may only grow")
-    return replace(saved, epochs=epochs)
-
-
 def _header(
-    run: RunFolder, config: TrainConfig, backend: Backend, runtime: dict[str, Any], data: Dataset, state: TrainState
+    run: RunFolder,
+    config: TrainConfig,
+    backend: Backend,
+    chosen: kernels.Kernels,
+    products: blas.Products,
+    runtime: dict[str, Any],
+    data: Dataset,
+    state: TrainState,
+    keeping: Keeping,
 ) -> list[tuple[str, str]]:
     g, d = state.generator.parameters.size, state.discriminator.parameters.size
     start = f", from step {state.step}" if state.step else ""
     return [
         ("backend", f"{backend.name} ({backend.reason})"),
         ("device", backend.device),
-        ("kernels", f"{runtime['kernels']}, {runtime['precision']}"),
+        ("kernels", f"{chosen.name}, {runtime['precision']} ({chosen.reason})"),
+        *([("products", products.describe())] if backend.name == "numpy" else []),
         ("parameters", f"{g:,} generator + {d:,} discriminator"),
         ("data", f"{data.name}, {len(data.images):,} images: {data.source}"),
         ("training", f"{config.epochs} epochs of {iterations_per_epoch(len(data.images), config.batch_size)}{start}"),
         ("seed", str(config.seed)),
         ("run folder", str(run.path)),
+        ("checkpoints", _when_saved(keeping, config)),
     ]
 
 
-def _fingerprint(data: Dataset) -> str:
-    return hashlib.sha256(data.images).hexdigest()
+def _when_saved(keeping: Keeping, config: TrainConfig) -> str:
+    if keeping.every is None:
+        when = "every minute, at an epoch's end"
+    else:
+        when = "after every epoch" if keeping.every == 1 else f"every {keeping.every} epochs"
+    return f"{when}; kept: the last {keeping.last}, and one every {config.output_period} epochs"
 
 
 def _new_run_path(dataset: str) -> Path:

@@ -14,11 +14,21 @@ import numpy as np
 from npgan import random
 from npgan.backend import Backend, array_module
 from npgan.config import TrainConfig
-from npgan.data import batch_bounds, iterations_per_epoch, scale_pixels
+from npgan.data import batch_bounds, iterations_per_epoch
+from npgan.kernels import REFERENCE, Kernels
 from npgan.layers import DropoutKey
 from npgan.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss
-from npgan.networks import IMAGE_PIXELS, Buffers, Sequential, discriminator, generator, take_rows
-from npgan.optim import Adam
+from npgan.networks import (
+    IMAGE_PIXELS,
+    Buffers,
+    Sequential,
+    discriminator,
+    generator,
+    paper_discriminator,
+    paper_generator,
+    take_rows,
+)
+from npgan.optim import Optimiser, optimiser_for
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
@@ -33,8 +43,8 @@ class TrainState:
 
     generator: Sequential
     discriminator: Sequential
-    adam_g: Adam
-    adam_d: Adam
+    adam_g: Optimiser  # Adam, or what the config asks for
+    adam_d: Optimiser
     step: int  # iterations done
 
 
@@ -56,6 +66,7 @@ class Workspace(NamedTuple):
     rows [0, b) real, [b, 2b) fakes for the D step, [2b, 2b + B) fakes for the G step.
     """
 
+    pixels: Array  # (b, 784) uint8: the batch as it lies in the data set
     images: Array  # (2b + B, 784)
     latent: Array  # (b + B, Z): noise for the D step's fakes, then for the G step's
     generator: Buffers  # forward b + B rows, backward B rows
@@ -65,26 +76,35 @@ class Workspace(NamedTuple):
     target_g: Array  # (B, 1): 1, what G wants D to say
 
 
-def loss_of(config: TrainConfig) -> Loss:
-    return BinaryCrossEntropyWithLogits() if config.loss == "bce-logits" else BinaryCrossEntropy()
+def loss_of(config: TrainConfig, kernels: Kernels = REFERENCE) -> Loss:
+    return BinaryCrossEntropyWithLogits() if config.loss == "bce-logits" else BinaryCrossEntropy(kernels)
 
 
-def new_networks(config: TrainConfig, backend: Backend, dtype: Any = np.float32) -> tuple[Sequential, Sequential]:
+def new_networks(
+    config: TrainConfig, backend: Backend, dtype: Any = np.float32, kernels: Kernels = REFERENCE
+) -> tuple[Sequential, Sequential]:
     """The generator and the discriminator of ``config``, with all parameters 0."""
+    if config.networks == "paper-2014":
+        rates = (config.input_dropout, config.dropout)
+        return (
+            paper_generator(config.latent_dim, dtype, backend.xp, kernels),
+            paper_discriminator(*rates, config.loss == "bce-logits", dtype, backend.xp, kernels),
+        )
     return (
-        generator(config.latent_dim, config.leaky_slope, dtype, backend.xp),
-        discriminator(config.dropout, config.leaky_slope, config.loss == "bce-logits", dtype, backend.xp),
+        generator(config.latent_dim, config.leaky_slope, dtype, backend.xp, kernels),
+        discriminator(config.dropout, config.leaky_slope, config.loss == "bce-logits", dtype, backend.xp, kernels),
     )
 
 
-def new_state(config: TrainConfig, backend: Backend, dtype: Any = np.float32) -> TrainState:
+def new_state(
+    config: TrainConfig, backend: Backend, dtype: Any = np.float32, kernels: Kernels = REFERENCE
+) -> TrainState:
     """The state before the first iteration: weights drawn from the config's seed, Adam's moments 0."""
-    g, d = new_networks(config, backend, dtype)
+    g, d = new_networks(config, backend, dtype, kernels)
     g.initialise(config.seed, 0)
     d.initialise(config.seed, DISCRIMINATOR_SITE)
-    betas = (config.beta1, config.beta2, config.adam_epsilon)
-    adam_g = Adam.for_parameters(g.parameters, config.lr_g, *betas)
-    adam_d = Adam.for_parameters(d.parameters, config.lr_d, *betas)
+    adam_g = optimiser_for(config, g.parameters, config.lr_g, g.kernels)
+    adam_d = optimiser_for(config, d.parameters, config.lr_d, d.kernels)
     return TrainState(g, d, adam_g, adam_d, step=0)
 
 
@@ -92,10 +112,11 @@ def new_workspace(state: TrainState, config: TrainConfig, rows: int) -> Workspac
     """Buffers for iterations whose batch has ``rows`` real images."""
     g, d, batch = state.generator, state.discriminator, config.batch_size
     xp, dtype = g.xp, g.parameters.dtype
-    images = xp.empty((2 * rows + batch, IMAGE_PIXELS), dtype=dtype)
+    images = g.empty(2 * rows + batch, IMAGE_PIXELS)
     target_d = xp.zeros((2 * rows, 1), dtype=dtype)
     target_d[:rows] = 1.0 - config.label_smoothing
     return Workspace(
+        pixels=xp.empty((rows, IMAGE_PIXELS), dtype=np.uint8),
         images=images,
         latent=xp.empty((rows + batch, config.latent_dim), dtype=dtype),
         generator=g.allocate(rows + batch, backward_rows=batch, output=images[rows:]),
@@ -113,30 +134,30 @@ def train_step(state: TrainState, pixels: Array, config: TrainConfig, workspace:
     """
     g, d, w = state.generator, state.discriminator, workspace
     b = pixels.shape[0]
-    loss = loss_of(config)
+    kernels = g.kernels
+    loss = loss_of(config, kernels)
 
     # The images of this step. D's update does not touch G, so both noise batches go through G as one batch.
-    scale_pixels(pixels, out=w.images[:b])
-    draw_latent(config, state.step, w.latent, b)
+    kernels.chains.scale_pixels(pixels, out=w.images[:b])
+    draw_latent(config, state.step, w.latent, b, kernels)
     _, g_caches = g.forward(w.latent, buffers=w.generator)  # writes w.images[b:]
 
     # D step: tell real from fake. No gradient goes into G, so the images' own gradient is not needed.
     dropout = DropoutKey(config.seed, state.step, PASS_D)
     loss_d, output = discriminator_gradients(d, loss, w.images[: 2 * b], w.target_d, dropout, w.discriminator_d)
-    state.adam_d.update(d.parameters, d.gradients)
+    grad_norm_d = state.adam_d.update(d.parameters, d.gradients)
 
     # G step: make the updated D say "real". Dropout is off unless asked for.
     dropout_g = DropoutKey(config.seed, state.step, PASS_G) if config.dropout_in_g_step else None
     loss_g = generator_gradients(
         g, d, loss, w.images[2 * b :], take_rows(g_caches, slice(b, None)), w.target_g, dropout_g, w
     )
-    state.adam_g.update(g.parameters, g.gradients)
+    grad_norm_g = state.adam_g.update(g.parameters, g.gradients)
 
     state.step += 1
     probability = loss.probability(output)
-    return StepMetrics(
-        loss_d, loss_g, np.mean(probability[:b]), np.mean(probability[b:]), _norm(d.gradients), _norm(g.gradients)
-    )
+    d_real, d_fake = np.mean(probability[:b]), np.mean(probability[b:])
+    return StepMetrics(loss_d, loss_g, d_real, d_fake, grad_norm_d, grad_norm_g)
 
 
 def discriminator_gradients(
@@ -169,38 +190,39 @@ def generator_gradients(
     return loss.forward(output, target)
 
 
-def draw_latent(config: TrainConfig, step: int, latent: Array, rows: int) -> None:
+def draw_latent(config: TrainConfig, step: int, latent: Array, rows: int, kernels: Kernels = REFERENCE) -> None:
     """Fills ``latent`` (b + B, Z) with the noise of iteration ``step``: ``rows`` rows for the D step, the rest for G's."""
     for site, part in ((LATENT_D, latent[:rows]), (LATENT_G, latent[rows:])):
         xp = array_module(part)
-        random.normal(config.seed, random.Stream.LATENT, step, site, part.shape, part.dtype, xp, out=part)
+        kernels.chains.normal(config.seed, random.Stream.LATENT, step, site, part.shape, part.dtype, xp, out=part)
 
 
-def iterate(state: TrainState, images: Array, config: TrainConfig) -> Iterator[StepMetrics]:
+def iterate(
+    state: TrainState, images: Array, config: TrainConfig, workspaces: dict[int, Workspace] | None = None
+) -> Iterator[StepMetrics]:
     """Trains from ``state.step`` to the config's last epoch, handing over after every iteration. Shapes: images (M, 784).
 
     Which images an iteration sees depends on the seed and the iteration alone, so it may start anywhere.
+    ``workspaces``: where the workspaces are put, by rows, for a caller who wants to look at what an iteration computed.
     """
     count = images.shape[0]
     per_epoch = iterations_per_epoch(count, config.batch_size)
-    workspaces: dict[int, Workspace] = {}
+    workspaces = {} if workspaces is None else workspaces
     order: Array = None
     order_epoch = -1
     while state.step < config.epochs * per_epoch:
         epoch, iteration = divmod(state.step, per_epoch)
         if epoch != order_epoch:
             order, order_epoch = random.permutation(config.seed, epoch, count, state.generator.xp), epoch
-        pixels = images[order[batch_bounds(iteration, count, config.batch_size)]]
-        rows = pixels.shape[0]
+        batch = order[batch_bounds(iteration, count, config.batch_size)]
+        rows = batch.shape[0]
         if rows not in workspaces:
             workspaces[rows] = new_workspace(state, config, rows)
-        yield train_step(state, pixels, config, workspaces[rows])
+        workspace = workspaces[rows]
+        pixels = state.generator.kernels.chains.gather_rows(images, batch, out=workspace.pixels)
+        yield train_step(state, pixels, config, workspace)
 
 
 def sample(g: Sequential, latent: Array) -> Array:
     """Images (N, 784) in [−1, 1] for noise (N, Z)."""
     return g.forward(latent)[0]
-
-
-def _norm(vector: Array) -> Array:
-    return np.sqrt(np.dot(vector, vector))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from npgan import blas
 from npgan.checkpoint import load
 from npgan.cli import main
 from npgan.digits import render
@@ -153,7 +154,8 @@ def test_a_signal_saves_and_tells_how_to_go_on(
         str(out),
         "--quiet",
     ]
-    subprocess.run(resume, check=True)
+    same_products = {**os.environ, blas.CORE_VARIABLE: blas.core_in_use()}  # as here, where NumPy was imported first
+    subprocess.run(resume, check=True, env=same_products)
     assert main(_train(data, tmp_path / "whole", "--epochs", "3", "--quiet")) == 0
     name = "checkpoints/step-000000015.safetensors"
     assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -27,6 +27,8 @@ _P = _RNG.uniform(0.05, 0.95, (6, 1))
 _Z = 3.0 * _numbers(6, 1)
 _TARGET = np.array([[1.0], [0.9], [1.0], [0.0], [0.0], [0.3]])
 _MASK = (_RNG.random((5, 4)) > 0.3) / 0.7
+_PIECES = _numbers(5, 12)  # three pieces of four
+_LOGITS, _LABELS = 3.0 * _numbers(5, 4), np.array([0, 3, 1, 1, 2])
 
 
 class Row(NamedTuple):
@@ -70,6 +72,16 @@ _ROWS = {
         "sigmoid_backward", _X, ops.sigmoid_forward, lambda dy, x: ops.sigmoid_backward(dy, ops.sigmoid_forward(x))
     ),
     "tanh": Row("tanh_backward", _X, ops.tanh_forward, lambda dy, x: ops.tanh_backward(dy, ops.tanh_forward(x))),
+    "ReLU": Row("relu_backward", _X, ops.relu_forward, ops.relu_backward),
+    "maxout": Row(
+        "maxout_backward", _PIECES, lambda x: ops.maxout_forward(x, 3), lambda dy, x: ops.maxout_backward(dy, x, 3)
+    ),
+    "softmax cross-entropy": Row(
+        "softmax_cross_entropy_backward",
+        _LOGITS,
+        lambda z: ops.softmax_cross_entropy_forward(z, _LABELS),
+        lambda dy, z: dy * ops.softmax_cross_entropy_backward(z, _LABELS),
+    ),
     "cross-entropy": Row(
         "binary_cross_entropy_backward",
         _P,
@@ -135,6 +147,11 @@ def test_results_keep_the_dtype_and_go_into_out(dtype: Any) -> None:
         lambda out: ops.leaky_relu_backward(x, x, 0.2, out),
         lambda out: ops.dropout_forward(x, mask, out),
         lambda out: ops.dropout_backward(x, mask, out),
+        lambda out: ops.relu_forward(x, out),
+        lambda out: ops.relu_backward(x, x, out),
+        lambda out: ops.maxout_forward(x, 2, out),
+        lambda out: ops.maxout_backward(x[:, :2], x, 2, out),
+        lambda out: ops.softmax_cross_entropy_backward(x, _LABELS, out),
         lambda out: ops.sigmoid_forward(x, out),
         lambda out: ops.sigmoid_backward(x, x, out),
         lambda out: ops.tanh_forward(x, out),
@@ -150,6 +167,7 @@ def test_results_keep_the_dtype_and_go_into_out(dtype: Any) -> None:
         np.testing.assert_array_equal(out, fresh)
     assert ops.binary_cross_entropy_forward(p, target).dtype == dtype
     assert ops.binary_cross_entropy_with_logits_forward(p, target).dtype == dtype
+    assert ops.softmax_cross_entropy_forward(x, _LABELS).dtype == dtype
 
 
 def test_backward_assigns_and_does_not_add() -> None:
@@ -216,3 +234,25 @@ def test_adam_leaves_the_gradient_alone_and_keeps_float32() -> None:
     np.testing.assert_array_equal(grad, before)
     np.testing.assert_allclose(p, -2e-4 * np.sign(grad), rtol=1e-3)  # the first step is lr in every coordinate
     assert p.dtype == m.dtype == v.dtype == np.float32
+
+
+def test_maxout_lets_the_first_of_equal_pieces_win() -> None:
+    x = np.array([[1.0, 5.0, 1.0, 2.0]])  # two pieces of two: (1, 5) and (1, 2)
+    np.testing.assert_array_equal(ops.maxout_forward(x, 2), [[1.0, 5.0]])
+    np.testing.assert_array_equal(ops.maxout_backward(np.array([[3.0, 4.0]]), x, 2), [[3.0, 4.0, 0.0, 0.0]])
+
+
+def test_softmax_cross_entropy_stays_finite_far_out() -> None:
+    z, label = np.array([[0.0, 1000.0, -1000.0]] * 2, dtype=np.float32), np.array([1, 2])
+    np.testing.assert_allclose(ops.softmax(z), [[0.0, 1.0, 0.0]] * 2)
+    np.testing.assert_allclose(ops.softmax_cross_entropy_forward(z, label), 2000 / 2)
+    np.testing.assert_allclose(ops.softmax_cross_entropy_backward(z, label), [[0, 0, 0], [0, 0.5, -0.5]])
+
+
+def test_momentum_against_values_worked_out_by_hand() -> None:
+    """lr 0.1, momentum 0.5, gradient 2 then −1, from parameter 1: m = −0.2, then −0.1 + 0.1 = 0; p = 0.8, then 0.8."""
+    p, m = np.array([1.0]), np.zeros(1)
+    ops.momentum_update(p, np.array([2.0]), m, 0.1, 0.5)
+    np.testing.assert_allclose([p[0], m[0]], [0.8, -0.2], rtol=1e-15)
+    ops.momentum_update(p, np.array([-1.0]), m, 0.1, 0.5, scratch=np.full(1, np.nan))
+    np.testing.assert_allclose([p[0], m[0]], [0.8, 0.0], rtol=1e-15, atol=1e-16)

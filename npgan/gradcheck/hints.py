@@ -39,16 +39,22 @@ def rows_factors(rows: int) -> list[Factor]:
 
 
 def find_hint(
-    analytic: np.ndarray, numeric: np.ndarray, shape: tuple[int, ...] | None, factors: Sequence[Factor] = ()
+    analytic: np.ndarray, numeric: np.ndarray, shape: tuple[int, ...] | None, factors: Sequence[Factor], exact: bool
 ) -> Hint:
     """The pattern in how ``analytic`` differs from ``numeric``. Shapes: both (K,); ``shape`` when they are all elements.
 
+    ``exact``: an element of ``numeric`` that is 0 is really 0, and not below the rounding of a central difference.
     The first pattern that fits is taken, the most telling first.
     """
     size = float(np.sqrt(np.mean(numeric**2)))
     wrong = ~_close(analytic, numeric, size)
     if size == 0.0:
         return Hint("should-be-zero", "the loss does not depend on this tensor at all, so its gradient should be 0")
+    if not wrong.any():
+        worst = float(np.max(np.abs(analytic - numeric))) / size
+        return Hint(
+            "small", f"right but for the small digits ({worst:.0e}): a misplaced ε, float32 or a rounded constant"
+        )
     if not analytic.any():
         return Hint(
             "zero", "all zero: the path from the loss is cut (a cache emptied, a result not passed on or dropped)"
@@ -59,28 +65,30 @@ def find_hint(
         return Hint("accumulates", "right, plus what the buffer held before: it adds (+=) where it should assign (=)")
     if shape is not None and len(shape) == 2 and _is_transposed(analytic, numeric, shape, size):
         return Hint("transposed", "the right numbers in the wrong places: transposed")
-    blocked = wrong & (np.abs(numeric) <= 1e-9 * size)
-    if blocked.any():
+    blocked = wrong & (numeric == 0.0)
+    if exact and blocked.any():
         return Hint(
             "mask",
-            f"{blocked.sum()} elements should be 0, for the forward does not let them through, and are not: "
+            f"{blocked.sum()} of {wrong.size} should be 0, for the forward does not let them through, and are not: "
             "the mask is forgotten",
         )
-    ratio = analytic[wrong] / numeric[wrong]
+    if not analytic[wrong].any():
+        return Hint("zero", f"{wrong.sum()} of {wrong.size} are 0 and should not be: a part of the path is cut")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = analytic[wrong] / numeric[wrong]
     others_are_zero = not numeric[~wrong].any()
     if others_are_zero and _is_constant(ratio):
         return _explain_factor(float(np.median(ratio)), factors)
     if _is_constant(ratio):
-        return Hint(
-            "partial-factor", f"{wrong.sum()} elements of {wrong.size} are off by the one factor {ratio[0]:.6g}"
-        )
+        known = _explain_factor(float(ratio[0]), factors)
+        if known.kind != "factor":
+            return known
+        return Hint("partial-factor", f"{wrong.sum()} of {wrong.size} are off by the one factor {ratio[0]:.6g}")
     if _is_constant(np.where(np.abs(ratio) < 1.0, ratio, 1.0 / ratio)):
         small = float(np.min(np.abs(ratio)))
         return Hint(
             "branches", f"every element is off by {small:.6g} or by 1/{small:.6g}: the two branches are swapped"
         )
-    if not analytic[wrong].any():
-        return Hint("zero", f"{wrong.sum()} elements are 0 and should not be: a part of the path is cut")
     return Hint(
         "other", f"{wrong.sum()} of {wrong.size} differ, by no simple pattern: compare the formula, factor by factor"
     )
@@ -106,7 +114,7 @@ def locate(wrong: dict[str, bool]) -> str:
     if layers[last].get("weight") is False:
         return f"layer {last}: the weight is right, so dy and x are; only the bias's own formula is wrong"
     if not later:
-        return f"wrong from the last layer ({last}) on: look at what the loss hands down, not at the layers"
+        return f"wrong from the last layer ({last}) on: look at what is handed down to it (loss, targets, caches)"
     return (
         f"right back to layer {min(later)}, wrong from layer {last} on: look at the backward of what is between the two"
     )

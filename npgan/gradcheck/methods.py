@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.backend import to_numpy
-
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 COMPLEX, CENTRAL = "complex step", "central difference"
@@ -55,9 +53,9 @@ def along_element(method: str, bound: Bound, name: str, position: int) -> Deriva
     flat = bound.work[name].reshape(-1)
     if method == COMPLEX:
         flat[position] += 1j * _H_COMPLEX
-        value, kinks = bound.evaluate()
+        derivative = _from_complex(*bound.evaluate())
         flat[position] -= 1j * _H_COMPLEX  # exact: the real part was never touched
-        return _from_complex(value, kinks)
+        return derivative
     before = float(flat[position])
     size = max(1.0, abs(before))
 
@@ -72,10 +70,10 @@ def along_direction(method: str, bound: Bound, direction: dict[str, Array]) -> D
     if method == COMPLEX:
         for name, u in direction.items():
             bound.work[name][...] += (1j * _H_COMPLEX) * u
-        value, kinks = bound.evaluate()
+        derivative = _from_complex(*bound.evaluate())
         for name, u in direction.items():
             bound.work[name][...] -= (1j * _H_COMPLEX) * u
-        return _from_complex(value, kinks)
+        return derivative
     before = {name: bound.work[name].copy() for name in direction}
 
     def shift(h: float) -> None:
@@ -98,7 +96,7 @@ def _from_complex(value: Array, kinks: list[Array]) -> Derivative:
     # Exactly on a kink (real part 0) and moved by the step: the derivative does not exist.
     if any(bool(((kink.real == 0) & (kink.imag != 0)).any()) for kink in kinks):
         return Derivative(float("nan"), at_kink=True)
-    return Derivative(float(to_numpy(value).imag) / _H_COMPLEX)
+    return Derivative(float(value.imag) / _H_COMPLEX)
 
 
 def _central(bound: Bound, shift: Callable[[float], None], size: float) -> Derivative:

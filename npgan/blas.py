@@ -1,0 +1,121 @@
+"""Settings of NumPy's matrix products that are read once, when NumPy is imported: so NumPy is not imported here.
+
+OpenBLAS has kernels ("cores") per processor and picks by the processor's name, unless OPENBLAS_CORETYPE names one. On a
+2-core Zen 5 its AVX-512 kernels do the products of an iteration in 12 ms, those for AVX2 in 20. OpenBLAS releases older
+than a processor take AVX2 for it: npgan then names the AVX-512 core. Intel's processors tell OpenBLAS by their flags.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from npgan.errors import InputError
+
+CORE_VARIABLE = "OPENBLAS_CORETYPE"
+AVX512_CORE = "SkylakeX"  # against Cooperlake and SapphireRapids: as fast or faster here, and asks least of a processor
+_AVX2_CORES = ("Haswell", "Zen")
+_AVX512_FLAGS = {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"}  # what that core's kernels are compiled for
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Products:
+    """How this process's matrix products were set up."""
+
+    threads: int
+    reason: str  # why this core
+
+    def describe(self) -> str:
+        """For the run's header: what NumPy's products really run on."""
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        core = core_in_use()
+        return f"OpenBLAS, {core} core ({self.reason}), {threads}" if core else f"not by OpenBLAS, {threads}"
+
+
+def prepare(core: str = "auto", threads: int | None = None) -> Products:
+    """Sets the environment that OpenBLAS reads. Call it before NumPy is imported; later it changes nothing.
+
+    ``core``: auto, default (OpenBLAS chooses), or the name of one of OpenBLAS's cores. ``threads``: None for the cores that
+    this process may run on. Variables that the user has set win over auto and None. Raises InputError for ``threads`` < 1.
+    """
+    if threads is not None and not 1 <= threads <= 1024:
+        raise InputError(f"--threads must be from 1 to 1024, got {threads}")
+    return Products(_prepare_threads(threads), _prepare_core(core, _cpu_flags()))
+
+
+def core_in_use() -> str:
+    """The core that NumPy's OpenBLAS runs, such as "SkylakeX"; "" where NumPy has another BLAS or does not say."""
+    import numpy
+
+    root = Path(numpy.__file__).parent
+    for path in (*root.parent.glob("numpy.libs/*openblas*"), *root.glob(".dylibs/*openblas*")):
+        library = ctypes.CDLL(str(path))  # loaded already, so this only finds it
+        for name in ("scipy_openblas_get_corename64_", "scipy_openblas_get_corename", "openblas_get_corename"):
+            if hasattr(library, name):
+                function = getattr(library, name)
+                function.restype = ctypes.c_char_p
+                return str(function().decode())
+    return ""
+
+
+def available_cores() -> int:
+    """The processor cores that this process may use: its affinity, cut to the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
+def _prepare_threads(threads: int | None) -> int:
+    if threads is None:
+        given = next((value for name in _THREAD_VARIABLES if (value := os.environ.get(name, "")).isdigit()), "0")
+        threads = int(given) or available_cores()
+    if "numpy" not in sys.modules:
+        for name in _THREAD_VARIABLES:
+            os.environ[name] = str(threads)
+    return threads
+
+
+def _prepare_core(core: str, flags: set[str]) -> str:
+    given = os.environ.get(CORE_VARIABLE)
+    if core == "default":
+        return f"{CORE_VARIABLE} is set" if given else "chosen by OpenBLAS, as --blas-core default asks"
+    if core != "auto":
+        if "numpy" in sys.modules:
+            raise InputError("--blas-core: NumPy is loaded already; it reads this once, when it is imported")
+        os.environ[CORE_VARIABLE] = core
+        return "asked for by --blas-core"
+    if given:
+        better = given in _AVX2_CORES and flags >= _AVX512_FLAGS
+        return f"{CORE_VARIABLE} is set" + (f"; faster here: --blas-core {AVX512_CORE}" if better else "")
+    if "AuthenticAMD" not in flags or not flags >= _AVX512_FLAGS:
+        return "chosen by OpenBLAS"
+    if "numpy" in sys.modules:
+        return "chosen by OpenBLAS: NumPy was imported before npgan could choose"
+    os.environ[CORE_VARIABLE] = AVX512_CORE
+    return "for AVX-512; against it: --blas-core default"
+
+
+def _cpu_flags() -> set[str]:
+    """The flags and the vendor of the first processor; empty where /proc does not tell, as outside Linux on x86."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return set()
+    found: set[str] = set()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if not line.strip():
+                    break
+                name, _, value = line.partition(":")
+                if name.strip() in ("flags", "vendor_id"):
+                    found |= set(value.split())
+    except OSError:
+        pass
+    return found

@@ -1,0 +1,115 @@
+"""What a classifier's features and probabilities say about a set of images. All in NumPy.
+
+Letters: N images of the set, M real ones, F features, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npgan.evaluation.distances import any_within, radii
+
+Array = Any  # numpy.ndarray
+
+NEIGHBOURS = 3  # Kynkäänniemi et al. 2019 take the third nearest neighbour
+SURE = 0.95  # from this probability on the classifier counts as sure
+
+
+class Moments(NamedTuple):
+    """The Gaussian that the Fréchet distance takes a set of features for. Shapes: mean (F,), covariance (F, F)."""
+
+    mean: Array
+    covariance: Array
+
+
+def moments(features: Array) -> Moments:
+    """Shapes: features (N, F), N > F, for with fewer the covariance has no full rank: ValueError. In float64."""
+    n, f = features.shape
+    if n <= f:
+        raise ValueError(f"{n} images are too few for the covariance of {f} features: {f + 1} are needed")
+    features = features.astype(np.float64)
+    mean = features.mean(axis=0)
+    centred = features - mean
+    return Moments(mean, centred.T @ centred / (n - 1))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """‖m_a − m_b‖² + tr(C_a + C_b − 2(C_a·C_b)^½), the squared distance of two Gaussians. Dowson and Landau 1982.
+
+    C_a·C_b is not symmetric, but has the eigenvalues of S·C_b·S with S = C_a^½, which is: two symmetric
+    eigen-decompositions give the trace of the root, and rounding cannot make it complex.
+    """
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    eigenvalues = np.linalg.eigvalsh(root @ b.covariance @ root)
+    trace_of_root = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
+    difference = a.mean - b.mean
+    distance = difference @ difference + np.trace(a.covariance) + np.trace(b.covariance) - 2.0 * trace_of_root
+    return max(0.0, float(distance))
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares from 0 to 1."""
+
+    precision: float  # of the set's images that lie where real ones do
+    recall: float  # of the real images that lie where the set's do
+
+
+def precision_recall(features: Array, real: Array, real_radii: Array | None = None, k: int = NEIGHBOURS) -> PrecisionRecall:
+    """Kynkäänniemi et al. 2019. Shapes: features (N, F), real (M, F), both longer than k: ValueError.
+
+    A set covers the balls around its members that reach to their k-th nearest member. ``real_radii`` (M,) saves computing
+    ``radii(real, k)`` again.
+    """
+    if min(len(features), len(real)) <= k:
+        raise ValueError(f"{min(len(features), len(real))} images are too few for {k} nearest neighbours")
+    precision = any_within(features, real, radii(real, k) if real_radii is None else real_radii).mean()
+    recall = any_within(real, features, radii(features, k)).mean()
+    return PrecisionRecall(float(precision), float(recall))
+
+
+class Classes(NamedTuple):
+    """What classes a set of images has. Logarithms are natural."""
+
+    histogram: tuple[int, ...]  # images of each most probable class
+    entropy: float  # of the histogram, nats; log 10 = 2.303 when all classes are equally frequent
+    kl_to_uniform: float  # log 10 − entropy: 0 when nothing is missing
+    sure: float  # share of images with a class of probability SURE or more
+    score: float  # exp of the mean KL(p(y|x) ‖ p(y)), as the Inception score of Salimans et al. 2016: from 1 to 10
+
+
+def classes(probabilities: Array) -> Classes:
+    """Shapes: probabilities (N, K), rows that sum to 1."""
+    p = probabilities.astype(np.float64)
+    k = p.shape[1]
+    histogram = np.bincount(p.argmax(axis=1), minlength=k)
+    entropy = _entropy(histogram / len(p))
+    information = _entropy(p.mean(axis=0)) - np.mean([_entropy(row) for row in p])
+    return Classes(
+        tuple(int(count) for count in histogram),
+        entropy,
+        math.log(k) - entropy,
+        float(np.mean(p.max(axis=1) >= SURE)),
+        float(np.exp(information)),
+    )
+
+
+def _entropy(p: Array) -> float:
+    p = p[p > 0]
+    return float(-(p * np.log(p)).sum()) + 0.0  # + 0.0: no −0
+
+
+class Memory(NamedTuple):
+    """How far images are from the training images: Euclidean distances of pixels in [0, 1]."""
+
+    median: float
+    smallest: float
+    closest_1_percent: float  # the 1st percentile
+
+
+def memory(distances: Array) -> Memory:
+    """Shapes: distances (N,), each to the nearest training image."""
+    return Memory(float(np.median(distances)), float(distances.min()), float(np.percentile(distances, 1)))

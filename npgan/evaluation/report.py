@@ -1,0 +1,215 @@
+"""What an evaluation shows and writes: progress, the table, evaluation.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from npgan.evaluation.figures import Figures
+from npgan.evaluation.metrics import NEIGHBOURS, SURE
+from npgan.evaluation.parzen import PUBLISHED, SIGMAS
+from npgan.run_folder import write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+
+class Row(NamedTuple):
+    """One kind of images, measured once for each seed."""
+
+    name: str
+    draws: list[Figures]
+
+
+class Facts(NamedTuple):
+    """What the figures rest on."""
+
+    run: str
+    checkpoint: str
+    step: int
+    epoch: float
+    train_images: int  # that the run was trained on
+    fair: bool  # whether those leave out the images that choose σ
+    dataset: str
+    n: int  # images in each set
+    test_images: int
+    validation: tuple[int, int]  # which training images choose σ
+    seeds: list[int]
+    accuracy: float  # of the classifier on the test images
+    seconds: float
+    device: str
+
+
+class Steps:
+    """Progress of a job of ``total`` steps: a bar with time left on a terminal, else a line for each step."""
+
+    def __init__(self, console: Console, total: int, quiet: bool) -> None:
+        self._console, self._total, self._quiet = console, total, quiet
+        self._live = console.is_terminal and not quiet
+        self._done, self._start = 0, time.perf_counter()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Steps:
+        if self._live:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import TimeRemainingColumn as Left
+
+            self._progress = Progress(
+                BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), Left(),
+                TextColumn("{task.description}", markup=False), console=self._console,
+            )  # fmt: skip
+            self._task = self._progress.add_task("", total=self._total)
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def more(self, steps: int) -> None:
+        """``steps`` of work that nobody had counted on."""
+        self._total += steps
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=self._total)
+
+    def step(self, text: str) -> None:
+        """A step is done; ``text`` says which."""
+        self._done += 1
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._done, description=text)
+        elif not self._quiet:
+            seconds = time.perf_counter() - self._start
+            left = seconds / self._done * (self._total - self._done)
+            line = f"{self._done}/{self._total}  {seconds:.0f} s, about {left:.0f} s left  {text}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def tables(rows: Sequence[Row], facts: Facts) -> list[Any]:
+    """Two rich tables, each at most 80 columns wide: figures of pixels beside what was published, figures of features."""
+    return [_pixel_table(rows, facts), _feature_table(rows, facts)]
+
+
+def _pixel_table(rows: Sequence[Row], facts: Facts) -> Any:
+    table = _new_table(
+        f"{facts.n:,} images a row against {facts.test_images:,} test images",
+        ("Parzen, nats", "σ", "nearest"),
+        "Parzen: mean log-likelihood of the test images, "
+        + ("± its deviation over seeds. " if len(facts.seeds) > 1 else "± its standard error over them. ")
+        + "nearest: median distance to the nearest training image; of train images to the nearest other one.",
+    )
+    for row in rows:
+        parzen = [draw.parzen for draw in row.draws]
+        one = f"{parzen[0].mean:.1f} ± {parzen[0].standard_error:.1f}"
+        table.add_row(
+            row.name,
+            one if len(facts.seeds) == 1 else _spread([p.mean for p in parzen], 1),
+            "/".join(f"{sigma:.3f}" for sigma in sorted({p.sigma for p in parzen})),
+            _spread([draw.memory.median for draw in row.draws if draw.memory], 2),
+            end_section=row is rows[-1],
+        )
+    for name, (mean, error) in PUBLISHED.items():
+        table.add_row(f"published: {name}", f"{mean:.1f} ± {error:.1f}", style="dim")
+    return table
+
+
+def _feature_table(rows: Sequence[Row], facts: Facts) -> Any:
+    table = _new_table(
+        f"by npgan's own classifier, right on {facts.accuracy:.2%} of the test images",
+        ("Fréchet", "score", "precision", "recall", "KL", "sure"),
+        "These compare only with figures from the same classifier. Fréchet: squared distance to the test images' features. "
+        f"precision, recall: Kynkäänniemi et al., {NEIGHBOURS} neighbours. KL: of the classes to uniform, nats. "
+        f"sure: share of images with a class of probability {SURE:g} or more.",
+    )
+    columns: list[tuple[Callable[[Figures], float], int]] = [
+        (lambda d: d.frechet, 1),
+        (lambda d: d.classes.score, 2),
+        (lambda d: d.precision_recall.precision, 3),
+        (lambda d: d.precision_recall.recall, 3),
+        (lambda d: d.classes.kl_to_uniform, 3),
+        (lambda d: d.classes.sure, 3),
+    ]
+    for row in rows:
+        cells = [_spread([value(draw) for draw in row.draws], digits) for value, digits in columns]
+        table.add_row(row.name, *(cell.replace(" ±", "\n±") for cell in cells))
+    return table
+
+
+def _new_table(title: str, columns: Sequence[str], caption: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE)
+    table.add_column("images", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _spread(values: list[float], digits: int) -> str:
+    """The mean, and the standard deviation over seeds where there are several."""
+    text = f"{statistics.fmean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+def warnings(rows: Sequence[Row], facts: Facts) -> list[str]:
+    """What a reader of the figures must know, a line each."""
+    lines = []
+    low, high = facts.validation
+    if not facts.fair:
+        lines.append(
+            f"the run was trained on {facts.train_images:,} images, train[{low}:{high}], which choose σ, among them: "
+            f"a fair row to compare with published ones trains with --train-images {low}"
+        )
+    if facts.n != 10_000:
+        lines.append(f"the published protocol takes 10,000 images, not {facts.n:,}")
+    for row in rows:
+        if edge := sorted({draw.parzen.sigma for draw in row.draws if draw.parzen.at_edge}):
+            lines.append(
+                f"{row.name}: σ = {edge[0]:g} is at the edge of the grid {SIGMAS[0]:g} … {SIGMAS[-1]:g}: "
+                "a better one may lie outside"
+            )
+    return lines
+
+
+def write_json(path: Path, rows: Sequence[Row], facts: Facts) -> None:
+    """Everything that was measured, every draw with every digit."""
+    values = {
+        **facts._asdict(),
+        "rows": [
+            {
+                "name": row.name,
+                "parzen_mean_over_seeds": statistics.fmean(draw.parzen.mean for draw in row.draws),
+                "parzen_spread_over_seeds": _deviation([draw.parzen.mean for draw in row.draws]),
+                "draws": [plain(draw) for draw in row.draws],
+            }
+            for row in rows
+        ],
+        "published_parzen": {name: {"mean": mean, "standard_error": error} for name, (mean, error) in PUBLISHED.items()},
+        "sigmas": SIGMAS,
+        "warnings": warnings(rows, facts),
+        "note": "Figures that rest on the classifier compare only with figures from the same classifier.",
+    }
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Named tuples as dictionaries, all the way down; a number that is not finite as null."""
+    if hasattr(value, "_asdict"):
+        return {name: plain(part) for name, part in value._asdict().items()}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _deviation(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

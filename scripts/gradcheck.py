@@ -1,0 +1,10 @@
+"""``npgan gradcheck`` without installing: python scripts/gradcheck.py --help"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from npgan.cli import main  # noqa: E402 - after the path is set
+
+sys.exit(main(["gradcheck", *sys.argv[1:]]))

@@ -1,0 +1,14 @@
+"""The long reliability tests, about ten minutes: 200 kills, 20,000 mutated files. The quick ones are in tests/reliability/."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / "tests" / "reliability"
+
+for command in (
+    ["kills.py", "--kills", "100", "--kernels", "reference"],
+    ["kills.py", "--kills", "100", "--kernels", "fused", "--seed", "1"],
+    ["mutations.py", "--count", "10000"],
+):
+    subprocess.run([sys.executable, FOLDER / command[0], *command[1:]], check=True)

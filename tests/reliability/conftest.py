@@ -1,0 +1,67 @@
+"""A small finished run that each test may take a copy of and spoil."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from kills import small_data
+
+from npgan.cli import main
+
+EPOCHS = 4  # of two iterations
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """In memory where there is room: a run has 35 MB a checkpoint, and nothing here depends on the kind of disk."""
+    memory = Path("/dev/shm")
+    room = memory.is_dir() and shutil.disk_usage(memory).free > 2e9
+    return tempfile.TemporaryDirectory(dir=memory if room else None)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Instead of pytest's own, which keeps the folders of three sessions: gigabytes here."""
+    with _folder() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def data() -> Iterator[Path]:
+    with _folder() as folder:
+        yield small_data(Path(folder) / "data")
+
+
+@pytest.fixture(scope="session")
+def train(data: Path) -> Callable[..., int]:
+    """Starts or resumes a run in this process; returns the exit status."""
+
+    def run(*flags: str | Path) -> int:
+        new = [] if "--resume" in flags else ["--data-dir", data, "--batch-size", "8", "--checkpoint-every", "1"]
+        if new and "--epochs" not in flags:
+            new += ["--epochs", str(EPOCHS)]
+        words = ["train", "--backend", "numpy", "--kernels", "reference", "--quiet", *new, *flags]
+        try:
+            return main([str(word) for word in words])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def whole(train: Callable[..., int]) -> Iterator[Path]:
+    """The run that nothing happened to: to be looked at only."""
+    with _folder() as folder:
+        run = Path(folder) / "run"
+        assert train("--out", run) == 0
+        yield run
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be spoilt."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))

@@ -1,0 +1,230 @@
+"""The gradient checker as a library: right gradients pass, wrong ones are explained, wrong use is a clear error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from npgan.gradcheck import CENTRAL, COMPLEX, check_gradients
+from npgan.gradcheck.hints import JUNK, find_hint, locate, rows_factors
+from npgan.gradcheck.methods import random_direction
+
+Array = Any
+
+
+def softplus(x: Array) -> Array:
+    return np.log1p(np.exp(x))
+
+
+def softplus_backward(dy: Array, x: Array) -> Array:
+    """dx = dy·σ(x). Shapes: dy, x (N, O) → dx (N, O)."""
+    return dy / (1.0 + np.exp(-x))
+
+
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0.0)
+
+
+def relu_backward(dy: Array, x: Array) -> Array:
+    return dy * (x > 0)
+
+
+def random(*shape: int, seed: int = 1) -> Array:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def test_a_right_gradient_passes_to_the_last_digits() -> None:
+    report = check_gradients(softplus, softplus_backward, [random(4, 5)])
+    assert report.passed
+    assert report.worst(COMPLEX) < 1e-14
+    assert report.worst(CENTRAL) < 1e-8
+    assert [(r.tensor, r.method, r.elements, r.directions) for r in report.results] == [
+        ("input 0", COMPLEX, 20, 2),
+        ("input 0", CENTRAL, 20, 2),
+    ]
+    assert report.to_dict()["passed"] is True
+
+
+def test_several_named_inputs_and_a_scalar_result() -> None:
+    def f(x: Array, w: Array) -> Array:
+        return np.sum(np.tanh(x @ w))
+
+    def df(dy: Array, x: Array, w: Array) -> tuple[Array, Array]:
+        dz = dy * (1.0 - np.tanh(x @ w) ** 2)
+        return dz @ w.T, x.T @ dz
+
+    report = check_gradients(f, df, {"x": random(3, 4), "w": random(4, 2, seed=2)})
+    assert report.passed, report
+    assert {r.tensor for r in report.results} == {"x", "w", "all parameters"}
+
+
+def test_float32_inputs_are_checked_in_float64() -> None:
+    assert check_gradients(softplus, softplus_backward, [random(4, 5).astype(np.float32)]).worst(COMPLEX) < 1e-14
+
+
+def test_a_failure_prints_numbers_formula_code_and_hint() -> None:
+    def wrong_backward(dy: Array, x: Array) -> Array:
+        """dx = dy·σ(x)."""
+        return -dy / (1.0 + np.exp(-x))
+
+    report = check_gradients(softplus, wrong_backward, [random(4, 5)])
+    assert not report.passed
+    assert {result.hint.kind for result in report.failures} == {"sign"}
+    text = str(report)
+    for expected in (
+        "FAIL",
+        "dx = dy·σ(x).",
+        "return -dy / (1.0 + np.exp(-x))",
+        "test_gradcheck.py:",
+        "sign",
+        "seed 0",
+    ):
+        assert expected in text
+
+
+def test_the_same_seed_gives_the_same_report() -> None:
+    def numbers(seed: int) -> list[float]:
+        report = check_gradients(softplus, softplus_backward, [random(3, 3)], seed=seed)
+        return [result.analytic for result in report.results]
+
+    assert numbers(3) == numbers(3) != numbers(4)
+
+
+def test_kinks_are_kept_off_and_counted() -> None:
+    x = random(4, 5)
+    x[0, 0], x[1, 1], x[2, 2], x[3, 3] = 0.0, 3e-6, -3e-6, 1e-9
+    report = check_gradients(relu, relu_backward, [x], kinks=lambda x: x, directions=0)
+    assert report.passed, report
+    exact, central = report.results
+    assert (exact.at_kink, exact.elements) == (1, 19)
+    assert (central.at_kink, central.shrunk, central.elements) == (2, 2, 18)
+    assert not check_gradients(relu, relu_backward, [x], directions=0).passed
+
+
+def test_nothing_but_kinks_is_not_a_pass() -> None:
+    report = check_gradients(relu, relu_backward, [np.zeros((2, 2))], kinks=lambda x: x, directions=0)
+    assert not report.passed
+    assert "nothing is left to compare" in report.failures[0].problem
+
+
+def test_a_sample_of_elements_and_directions() -> None:
+    def df(dy: Array, x: Array) -> Array:
+        dx = softplus_backward(dy, x)
+        dx[100, 100] += 1e-3  # one element in 40,000: no sample would meet it
+        return dx
+
+    x = random(200, 200)
+    assert check_gradients(softplus, softplus_backward, [x], elements=5).passed
+    report = check_gradients(softplus, df, [x], elements=5)
+    assert not report.passed
+    assert report.failures[0].index == ()  # a direction found it
+
+
+def test_directions_have_no_tiny_coordinate() -> None:
+    u = random_direction({"a": (1000,), "b": (10, 100)}, np.random.default_rng(0))
+    together = np.abs(np.concatenate([part.reshape(-1) for part in u.values()])) * 2000**0.5
+    assert together.min() >= 0.5 and together.max() <= 1.5
+
+
+def test_non_finite_values_are_named() -> None:
+    def f(x: Array) -> Array:
+        return np.log(x)
+
+    report = check_gradients(f, lambda dy, x: dy / x, {"x": np.array([1.0, 0.0])}, methods=[CENTRAL])
+    assert "loss of" in report.failures[0].problem
+
+    report = check_gradients(np.exp, lambda dy, x: dy / (x - 1.0), {"x": np.array([0.0, 1.0])}, methods=[CENTRAL])
+    assert report.failures[0].problem == "the gradient of x has 1 non-finite values, the first at [1]"
+
+
+def test_a_function_that_is_not_analytic_is_told_from_a_wrong_gradient() -> None:
+    def f(x: Array) -> Array:
+        return x * np.abs(x)
+
+    report = check_gradients(f, lambda dy, x: dy * 2.0 * np.abs(x), [random(3, 3)], kinks=lambda x: x)
+    assert {result.hint.kind for result in report.failures} == {"not-analytic"}
+    assert check_gradients(f, lambda dy, x: dy * 2.0 * np.abs(x), [random(3, 3)], methods=[CENTRAL]).passed
+
+
+X = random(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("f", "df", "inputs", "error", "message"),
+    [
+        (softplus, lambda dy, x: None, [X], TypeError, "no gradient"),
+        (softplus, lambda dy, x: 1.0, [X], TypeError, "float, not an array"),
+        (softplus, lambda dy, x: dy + 0j, [X], TypeError, "complex128"),
+        (softplus, lambda dy, x: (dy, dy), [X], ValueError, "2 gradients for 1 inputs"),
+        (softplus, lambda dy, x: dy.T, [X], ValueError, r"shape \(4, 3\), but input 0 has shape \(3, 4\)"),
+        (softplus, softplus_backward, [np.arange(3)], TypeError, "int64"),
+        (softplus, softplus_backward, [X + 0j], TypeError, "complex128"),
+        (softplus, softplus_backward, [1.0], TypeError, "not an array"),
+        (softplus, softplus_backward, [np.zeros((0, 2))], ValueError, "no elements"),
+        (softplus, softplus_backward, [], ValueError, "empty"),
+        (softplus, softplus_backward, X, TypeError, "list or a dict"),
+        (softplus, None, [X], TypeError, "two functions"),
+        (lambda x: None, softplus_backward, [X], TypeError, "f returned a NoneType"),
+        (lambda x: x > 0, softplus_backward, [X], TypeError, "f returned bool"),
+        (lambda x: np.exp(x, out=x), softplus_backward, [X], ValueError, "changed input 0 in place"),
+        (np.abs, softplus_backward, [X], TypeError, "methods=.CENTRAL"),
+        (lambda x: x * np.cbrt(x), softplus_backward, [X], TypeError, "does not take complex"),
+        (lambda x: np.exp(x).astype(float), softplus_backward, [X], TypeError, "does not take complex"),
+    ],
+)
+def test_wrong_use_is_a_clear_error(f: Any, df: Any, inputs: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        check_gradients(f, df, inputs)
+
+
+def test_unknown_methods_are_refused() -> None:
+    with pytest.raises(ValueError, match="methods must be among"):
+        check_gradients(softplus, softplus_backward, [X], methods=["magic"])
+
+
+RIGHT = random(12)
+
+
+@pytest.mark.parametrize(
+    ("analytic", "kind"),
+    [
+        (np.zeros(12), "zero"),
+        (-RIGHT, "sign"),
+        (6.0 * RIGHT, "mean-sum"),
+        (RIGHT / 6.0, "mean-sum"),
+        (1.7 * RIGHT, "factor"),
+        (RIGHT.reshape(4, 3).T.reshape(-1), "transposed"),
+        (RIGHT + JUNK, "accumulates"),
+        (np.where(np.arange(12) % 2, 0.2, 5.0) * RIGHT, "branches"),
+        (np.where(np.arange(12) < 5, 3.0, 1.0) * RIGHT, "partial-factor"),
+        (np.where(np.arange(12) < 5, 0.0, 1.0) * RIGHT, "zero"),
+        (RIGHT * (1.0 + 1e-8), "small"),
+        (RIGHT**2, "other"),
+    ],
+)
+def test_hints_go_by_the_pattern(analytic: Array, kind: str) -> None:
+    assert find_hint(analytic, RIGHT, (4, 3), rows_factors(6), exact=True).kind == kind
+
+
+def test_hint_of_a_forgotten_mask() -> None:
+    mask = np.arange(12) % 3 > 0
+    assert find_hint(RIGHT, RIGHT * mask * 1.5, None, [], exact=True).kind == "mask"
+    assert find_hint(RIGHT, 0.0 * RIGHT, None, [], exact=True).kind == "should-be-zero"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ([], ""),
+        (["0.weight", "0.bias"], "right back to layer 2, wrong from layer 0"),
+        (["0.weight", "0.bias", "2.weight"], "layer 2: the bias is right"),
+        (["2.bias"], "layer 2: the weight is right"),
+        (["0.weight", "4.weight", "4.bias"], "wrong from the last layer (4)"),
+    ],
+)
+def test_the_layer_to_look_at(wrong: list[str], expected: str) -> None:
+    names = [f"{layer}.{tensor}" for layer in (0, 2, 4) for tensor in ("weight", "bias")]
+    where = locate({"x": True} | {name: name in wrong for name in names})
+    assert where.startswith(expected) and bool(where) == bool(expected)
