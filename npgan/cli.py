@@ -163,9 +163,7 @@ def _add_train(commands: Any) -> None:
         "--keep", type=int, metavar="INT",
         help="how many of the last checkpoints stay, 35 MB each; those at previews all do (default: 3)",
     )  # fmt: skip
-    where.add_argument(
-        "--precision", choices=("fp32", "tf32"), help="matrix products on a GPU (default: fp32)"
-    )
+    where.add_argument("--precision", choices=("fp32", "tf32"), help="matrix products on a GPU (default: fp32)")
     where.add_argument(
         "--kernels", dest="kernels_name", choices=("auto", "reference", "fused"), default="auto",
         help="reference is the plain maths of ops.py, fused needs numba; auto takes fused where it can (default: auto)",
@@ -245,7 +243,9 @@ def _add_gradcheck(commands: Any) -> None:
         "Exit status: 0 all right, 1 a gradient is wrong.",
         allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("--gallery", action="store_true", help="plant known bugs, one by one, and show each being caught")
+    parser.add_argument(
+        "--gallery", action="store_true", help="plant known bugs, one by one, and show each being caught"
+    )
     parser.add_argument("--verbose", action="store_true", help="a line for every tensor")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON, with every number, instead")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
@@ -263,12 +263,17 @@ def _add_evaluate(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
     parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files (default: the one the run recorded)"
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder with the MNIST IDX files (default: the one the run recorded)",
     )
     parser.add_argument(
         "--n", type=int, default=10_000, help="images in each set; published figures take 10,000 (default: 10000)"
     )
-    parser.add_argument("--seeds", type=int, default=1, help="draw every set so many times and show the spread (default: 1)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="draw every set so many times and show the spread (default: 1)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first draw (default: 0)")
     parser.add_argument(
         "--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help="(default: auto)"
@@ -291,7 +296,10 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument("--summary", action="store_true", help="a line for each operation")
     parser.add_argument("--only", metavar="LAYER", help="one layer in full, such as D.3")
     parser.add_argument(
-        "--dataset", choices=("auto", "mnist", "digits"), default="auto", help="of a new run (default: auto, as in train)"
+        "--dataset",
+        choices=("auto", "mnist", "digits"),
+        default="auto",
+        help="of a new run (default: auto, as in train)",
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files")
     parser.add_argument("--seed", type=int, default=0, help="of a new run (default: 0)")
@@ -308,7 +316,9 @@ def _add_bench(commands: Any) -> None:
     )
     parser.add_argument("--rounds", type=int, default=15, help="turns of every contestant (default: 15)")
     parser.add_argument("--calls", type=int, default=10, help="calls of it in a turn (default: 10)")
-    parser.add_argument("--only", type=_names, metavar="NAME,...", help="some contestants, such as 'npgan fused,jax step'")
+    parser.add_argument(
+        "--only", type=_names, metavar="NAME,...", help="some contestants, such as 'npgan fused,jax step'"
+    )
     parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="write every time there, too")
     parser.add_argument(
         "--profile", action="store_true", help="instead: npgan's time per operation, at the first batch size"

@@ -297,7 +297,9 @@ def adam_update(
 # --- SGD with momentum -----------------------------------------------------------------------------------------------
 
 
-def momentum_update(param: Array, grad: Array, m: Array, lr: float, momentum: float, scratch: Array | None = None) -> None:
+def momentum_update(
+    param: Array, grad: Array, m: Array, lr: float, momentum: float, scratch: Array | None = None
+) -> None:
     """One step of gradient descent with momentum in place. Shapes: param, grad, m and scratch (P,).
 
     m ← momentum·m − lr·g,  param ← param + m

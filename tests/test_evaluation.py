@@ -196,7 +196,17 @@ def run(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _train(folder: Path, *more: str) -> list[str]:
-    arguments = ["train", "--backend", "numpy", "--kernels", "reference", "--epochs", "1", "--data-dir", str(folder / "data")]
+    arguments = [
+        "train",
+        "--backend",
+        "numpy",
+        "--kernels",
+        "reference",
+        "--epochs",
+        "1",
+        "--data-dir",
+        str(folder / "data"),
+    ]
     return [*arguments, "--out", str(folder / "run"), *more]
 
 

@@ -49,9 +49,7 @@ def test_both_steps_gradients_by_finite_differences(backend: Backend) -> None:
     w = new_workspace(state, _PAPER, 6)
     images, key_d, key_g = _RNG.uniform(-1, 1, (12, 784)), DropoutKey(0, 0, PASS_D), DropoutKey(0, 0, PASS_G)
     discriminator_gradients(d, loss, images, w.target_d, key_d, w.discriminator_d)
-    _along_directions(
-        lambda: loss.forward(d.forward(images, key_d)[0], w.target_d), d.parameters, d.gradients.copy()
-    )
+    _along_directions(lambda: loss.forward(d.forward(images, key_d)[0], w.target_d), d.parameters, d.gradients.copy())
     latent = _RNG.standard_normal((6, 100))
     fakes, caches = g.forward(latent)
     generator_gradients(g, d, loss, fakes, caches, w.target_g, key_g)

@@ -110,7 +110,9 @@ def train(classifier: Classifier, data: Dataset, recipe: Recipe, backend: Backen
     images, labels = backend.to_device(data.images), backend.to_device(np.asarray(data.labels, dtype=np.int64))
     count = len(images)
     per_epoch = iterations_per_epoch(count, recipe.batch_size)
-    buffers = {rows: network.allocate(rows) for rows in {min(count, recipe.batch_size), count % recipe.batch_size} - {0}}
+    buffers = {
+        rows: network.allocate(rows) for rows in {min(count, recipe.batch_size), count % recipe.batch_size} - {0}
+    }
     for epoch in range(recipe.epochs):
         order = random.permutation(recipe.seed, epoch, count, backend.xp)
         loss = 0.0

@@ -61,7 +61,9 @@ class Judge:
             if data.labels is None:
                 raise InputError(f"{data.source}: has no labels, which the classifier of the evaluation learns from")
             if data.labels.max() >= CLASSES:
-                raise InputError(f"{data.source}: has a label {data.labels.max()}: the classifier knows 0 to {CLASSES - 1}")
+                raise InputError(
+                    f"{data.source}: has a label {data.labels.max()}: the classifier knows 0 to {CLASSES - 1}"
+                )
         if len(test.images) <= FEATURES:
             raise InputError(
                 f"{test.source}: {len(test.images)} test images are too few for a covariance of {FEATURES} features: "
@@ -79,12 +81,16 @@ class Judge:
         self.features, _ = self.classifier.features_and_probabilities(2.0 * self.test - 1.0)
         self._moments, self._radii = moments(self.features), radii(self.features, NEIGHBOURS)
 
-    def figures(self, images: Array, itself: np.ndarray | None = None, with_memory: bool = True) -> tuple[Figures, Details]:
+    def figures(
+        self, images: Array, itself: np.ndarray | None = None, with_memory: bool = True
+    ) -> tuple[Figures, Details]:
         """Shapes: images (N, 784) in [0, 1], N > 128. ``itself`` (N,): where among the training images they are found."""
         features, probabilities = self.classifier.features_and_probabilities(2.0 * images - 1.0)
         remembered, details = None, Details(probabilities.argmax(axis=1), None)
         if with_memory:
-            distances, neighbours = nearest(images, self.train, None if itself is None else self.backend.to_device(itself))
+            distances, neighbours = nearest(
+                images, self.train, None if itself is None else self.backend.to_device(itself)
+            )
             remembered = memory(to_numpy(distances))
             details = details._replace(neighbour=to_numpy(neighbours))
         measured = Figures(
@@ -105,7 +111,9 @@ def fair_images(count: int) -> int:
 def check_sample_count(n: int, training_images: int) -> None:
     """Raises InputError, naming the flag, when n images cannot be measured or as many real ones cannot be drawn."""
     if n <= FEATURES:
-        raise InputError(f"--n {n}: too few for a covariance of {FEATURES} features: at least {FEATURES + 1} are needed")
+        raise InputError(
+            f"--n {n}: too few for a covariance of {FEATURES} features: at least {FEATURES + 1} are needed"
+        )
     if n > fair_images(training_images):
         raise InputError(f"--n {n}: at most {fair_images(training_images)}, five sixths of the training images")
 

@@ -58,7 +58,9 @@ class PrecisionRecall(NamedTuple):
     recall: float  # of the real images that lie where the set's do
 
 
-def precision_recall(features: Array, real: Array, real_radii: Array | None = None, k: int = NEIGHBOURS) -> PrecisionRecall:
+def precision_recall(
+    features: Array, real: Array, real_radii: Array | None = None, k: int = NEIGHBOURS
+) -> PrecisionRecall:
     """Kynkäänniemi et al. 2019. Shapes: features (N, F), real (M, F), both longer than k: ValueError.
 
     A set covers the balls around its members that reach to their k-th nearest member. ``real_radii`` (M,) saves computing

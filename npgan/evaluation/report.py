@@ -194,7 +194,9 @@ def write_json(path: Path, rows: Sequence[Row], facts: Facts) -> None:
             }
             for row in rows
         ],
-        "published_parzen": {name: {"mean": mean, "standard_error": error} for name, (mean, error) in PUBLISHED.items()},
+        "published_parzen": {
+            name: {"mean": mean, "standard_error": error} for name, (mean, error) in PUBLISHED.items()
+        },
         "sigmas": SIGMAS,
         "warnings": warnings(rows, facts),
         "note": "Figures that rest on the classifier compare only with figures from the same classifier.",

@@ -23,7 +23,13 @@ class Observer:
     """Measures the generator of one run. Every evaluation draws from the same noise."""
 
     def __init__(
-        self, run: RunFolder, dataset: str, data_dir: Path | None, backend: Backend, step: int, report: Callable[[str], None]
+        self,
+        run: RunFolder,
+        dataset: str,
+        data_dir: Path | None,
+        backend: Backend,
+        step: int,
+        report: Callable[[str], None],
     ) -> None:
         """Loads the test images, trains the classifier where it is not cached, and drops evaluations after ``step``."""
         train, test = (load_dataset(dataset, data_dir, split, report) for split in ("train", "test"))

@@ -1,0 +1,130 @@
+"""``npgan inspect``: a step of a run, or the first of a new one, on the terminal and as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.rule import Rule
+
+from npgan.backend import select
+from npgan.config import TrainConfig
+from npgan.data import load_dataset
+from npgan.errors import InputError
+from npgan.inspector.history import (
+    RunHistory,
+    charts,
+    checkpoint_at,
+    history_of,
+    images_of,
+    next_batch,
+    snapshot,
+    step_of,
+)
+from npgan.inspector.over_time import comparison_table, print_charts
+from npgan.inspector.page import Comparison, page
+from npgan.inspector.proof import prove
+from npgan.inspector.step import StepTrace, inspect_step
+from npgan.inspector.terminal import print_step, print_toy
+from npgan.run_folder import RunFolder
+from npgan.training import new_state
+
+
+class _Inspected(NamedTuple):
+    title: str
+    trace: StepTrace
+    images: int  # in the training set
+    history: RunHistory | None
+
+
+def inspect(
+    run_path: Path | None,
+    *,
+    step: int | None,
+    compare: str | None,
+    toy: bool,
+    html: Path | None,
+    summary: bool,
+    only: str | None,
+    dataset: str,
+    data_dir: Path | None,
+    seed: int,
+) -> int:
+    """Returns 0 when every gradient is right, else 1.
+
+    ``compare``: another run, or another step of this one. Raises InputError for a run, a step or a layer that does not exist.
+    """
+    console = Console(highlight=False)
+    if toy:
+        _refuse_with_toy(run_path=run_path, step=step, compare=compare, html=html, only=only, summary=summary or None)
+        print_toy(console)
+        return 0
+    if run_path is None and (step is not None or compare is not None):
+        raise InputError(f"{'--step' if step is not None else '--compare'} needs a RUN, such as runs/mnist-…")
+    if html is not None and not html.parent.is_dir():
+        raise InputError(f"--html {html}: the folder {html.parent} does not exist")
+    with console.status("taking a step apart …"):
+        seen = _new(dataset, data_dir, seed, console) if run_path is None else _of_run(run_path, step, data_dir)
+        layers = list(dict.fromkeys(op.key for op in seen.trace.ops))
+        if only is not None and only not in layers:
+            raise InputError(f"--only {only}: there is no such layer; there are {', '.join(layers)}")
+        other = None if compare is None or run_path is None else _other(run_path, compare, data_dir)
+        verdicts = prove(seen.trace)
+    console.print(f"[bold]{seen.title}[/]")
+    print_step(seen.trace, verdicts, console, summary, only)
+    comparing = None
+    if other is not None:
+        shots = snapshot(seen.trace, seen.images), snapshot(other.trace, other.images)
+        comparing = Comparison((seen.title, other.title), shots, other.history)
+        console.print()
+        console.print(Rule("[bold]A and B[/]", align="left", style="bold"))
+        console.print(f"A: {seen.title}\nB: {other.title}", markup=False)
+        console.print(comparison_table(*shots))
+    if seen.history is not None and only is None:
+        console.print()
+        console.print(Rule(f"[bold]{seen.history.name} over time[/]", align="left", style="bold"))
+        print_charts(charts(seen.history), console)
+    if html is not None:
+        try:
+            html.write_text(page(seen.title, seen.trace, verdicts, seen.history, comparing), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--html {html}: cannot be written: {error.strerror}") from None
+        console.print(f"\npage  {html}", markup=False)
+    return 0 if all(verdict.passed for verdict in verdicts.values()) else 1
+
+
+def _new(dataset: str, data_dir: Path | None, seed: int, console: Console) -> _Inspected:
+    """The first step of a run with the tutorial's settings."""
+    TrainConfig(seed=seed)  # a bad seed is told before anything is loaded
+    data = load_dataset(dataset, data_dir, report=lambda line: console.print(line, markup=False))
+    config = TrainConfig(dataset=data.name, seed=seed)
+    state = new_state(config, select("numpy"))
+    trace = inspect_step(state, next_batch(data.images, config, 0), config)
+    return _Inspected(f"First step of a new run on {data.name}, seed {seed}", trace, len(data.images), None)
+
+
+def _of_run(path: Path, step: int | None, data_dir: Path | None) -> _Inspected:
+    run = RunFolder.open_existing(path)
+    checkpoint = checkpoint_at(run, step)
+    images = images_of(checkpoint, data_dir)
+    trace = step_of(checkpoint, images)
+    history = history_of(run, images, checkpoint, trace)
+    return _Inspected(f"{path}, the step after {checkpoint.step:,}", trace, len(images), history)
+
+
+def _other(path: Path, compare: str, data_dir: Path | None) -> _Inspected:
+    """``compare`` is the number of a step of the run at ``path``, or another run."""
+    if compare.isdecimal() and not Path(compare).is_dir():
+        run = RunFolder.open_existing(path)
+        checkpoint = checkpoint_at(run, int(compare))
+        images = images_of(checkpoint, data_dir)
+        return _Inspected(f"{path}, the step after {checkpoint.step:,}", step_of(checkpoint, images), len(images), None)
+    return _of_run(Path(compare), None, data_dir)
+
+
+def _refuse_with_toy(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            flag = "RUN" if name == "run_path" else f"--{name}"
+            raise InputError(f"--toy has its own network and its own numbers: leave {flag} out")
