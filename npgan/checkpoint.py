@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 from npgan.backend import Backend, to_numpy
 from npgan.config import TrainConfig
 from npgan.errors import InputError
+from npgan.files import replacing
 from npgan.kernels import REFERENCE, Kernels
 from npgan.optim import optimiser_for
 from npgan.training import StepMetrics, TrainState, new_networks
@@ -59,7 +59,7 @@ def save(path: Path, state: TrainState, config: TrainConfig, runtime: dict[str, 
 
     Raises OSError, and NotFinite, before anything is written, for a state that training cannot go on from.
     """
-    from safetensors.numpy import save as serialise
+    from safetensors import TensorSpec, serialize
 
     tensors = {name: np.ascontiguousarray(to_numpy(array)) for name, array in _named_arrays(state).items()}
     tensors[EPOCH_TOTALS] = np.asarray(epoch_totals, dtype=np.float64)
@@ -68,13 +68,14 @@ def save(path: Path, state: TrainState, config: TrainConfig, runtime: dict[str, 
             raise NotFinite(name)
     metadata = {"format": FORMAT, "step": state.step, "config": config.to_dict(), "runtime": runtime}
     body = json.dumps(metadata, sort_keys=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # not safetensors' own writing, which reports a full disk as text without an error number
-        temporary.write_bytes(serialise(tensors, {"npgan": f"{_digest(body, tensors)} {body}"}))
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    specs = {
+        name: TensorSpec(dtype=array.dtype.name, shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
+        for name, array in tensors.items()
+    }
+    # safetensors.numpy.save makes one copy more, and save_file reports a full disk as text without an error number
+    content = serialize(specs, metadata={"npgan": f"{_digest(body, tensors)} {body}"})
+    with replacing(path) as file:
+        file.write(content)
 
 
 def load(path: Path) -> Checkpoint:
@@ -149,18 +150,6 @@ def restore(checkpoint: Checkpoint, backend: Backend, kernels: Kernels = REFEREN
     if totals.shape != (len(StepMetrics._fields),) or totals.dtype != np.float64:
         raise InputError(f"{checkpoint.path}: tensor {EPOCH_TOTALS} is not one number for each metric")
     return state
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Gives a finished temporary file its name so that a kill or a power cut leaves the old file or the new one."""
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _named_arrays(state: TrainState) -> dict[str, Any]:

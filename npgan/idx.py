@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from npgan.errors import InputError
+from npgan.files import replacing
 
 Array = Any  # numpy.ndarray: files are read and written on the CPU only
 Kind = Literal["images", "labels"]
@@ -65,17 +66,9 @@ def write_idx(path: Path, array: Array) -> None:
     if array.dtype != np.uint8:
         raise ValueError(f"an IDX file of images or labels holds uint8, not {array.dtype}")
     header = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename within one file system
-    try:
-        with temporary.open("wb") as file:
-            file.write(header)
-            file.write(np.ascontiguousarray(array).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+    with replacing(path) as file:
+        file.write(header)
+        file.write(np.ascontiguousarray(array).data)
 
 
 def _checked_bytes(path: Path, kind: Kind) -> bytes:
@@ -135,13 +128,3 @@ def _claimed_bytes(header: bytes, path: Path, kind: Kind) -> int:
     if (rows, columns) != (SIDE, SIDE):
         raise IdxError(f"{path} has images of {rows}x{columns} pixels: {SIDE}x{SIDE} are needed")
     return count * SIDE * SIDE
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename inside ``folder`` last through a power cut. Windows does not let a program open a folder."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -7,12 +7,13 @@ functions are for one thread at a time.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from npgan.files import replacing
 
 Array = Any  # numpy.ndarray
 
@@ -61,12 +62,8 @@ def save_grid(images: Array, path: str | Path, *, columns: int = 8, gap: int = 2
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename within one file system
-    try:
-        Image.fromarray(grid).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        Image.fromarray(grid).save(file, format="PNG")
 
 
 def heat_map(images: Array, *, width: int, color: bool) -> str:

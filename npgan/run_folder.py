@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.checkpoint import Checkpoint, DamagedCheckpoint, load, publish, save
+from npgan.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 from npgan.config import TrainConfig
 from npgan.errors import InputError
+from npgan.files import replacing
 from npgan.pictures import save_grid
 from npgan.run_lock import locked
 from npgan.training import StepMetrics, TrainState
@@ -196,8 +197,7 @@ class RunFolder:
         if self.metrics_file.exists():  # a checkpoint on disk has its epochs' lines on disk
             _flush(self.metrics_file)
         path = self.checkpoints / f"step-{state.step:09d}.safetensors"
-        with _naming(path):
-            save(path, state, config, runtime, epoch_totals)
+        save(path, state, config, runtime, epoch_totals)
         self.last_saved = path
         write_text(self.latest_file, path.name + "\n")
         for file in self._checkpoint_files()[:-keep_last]:
@@ -260,9 +260,7 @@ class RunFolder:
     def save_samples(self, images: np.ndarray, epoch: int) -> Path:
         """The samples' PNG, on disk. Shapes: images (N, 784) in [−1, 1]. Raises OSError."""
         path = self.sample_path(epoch)
-        with _naming(path):
-            save_grid(images, path)
-            _flush(path)
+        save_grid(images, path)
         return path
 
     def write_diagnosis(self, step: int, diagnosis: dict[str, Any]) -> Path:
@@ -283,13 +281,8 @@ def newest_run(parent: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a small file whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _naming(path):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            publish(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _flush(path: Path) -> None:

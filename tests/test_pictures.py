@@ -7,7 +7,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -96,8 +96,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     save_grid(random_images(1), path)
     before = path.read_bytes()
 
-    def full_disk(self: Image.Image, file: Path, format: str) -> None:
-        Path(file).write_bytes(b"half a picture")
+    def full_disk(self: Image.Image, file: BinaryIO, format: str) -> None:
+        file.write(b"half a picture")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full_disk)

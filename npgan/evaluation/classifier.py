@@ -8,10 +8,8 @@ name that holds the hash of the images, the labels and the recipe. Letters: N im
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +18,8 @@ import numpy as np
 
 from npgan import ops, random
 from npgan.backend import Backend, to_numpy
-from npgan.checkpoint import publish
 from npgan.data import Dataset, batch_bounds, cache_folder, iterations_per_epoch, scale_pixels
+from npgan.files import replacing
 from npgan.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
 from npgan.networks import IMAGE_PIXELS, Sequential
 from npgan.optim import Adam
@@ -145,16 +143,11 @@ def _path(data: Dataset, recipe: Recipe) -> Path:
 
 
 def _save(path: Path, classifier: Classifier) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {name: np.ascontiguousarray(to_numpy(array)) for name, array in classifier.network.tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, {"sha256": _digest(tensors)})
-        publish(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with replacing(path) as file:
+        file.write(save(tensors, {"sha256": _digest(tensors)}))
 
 
 def _load(path: Path, classifier: Classifier, backend: Backend) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgan.evaluation.figures import Details
+from npgan.files import replacing
 from npgan.run_folder import RunFolder
 
 Array = Any  # numpy.ndarray
@@ -166,9 +166,5 @@ def _image(tiles: Array) -> Any:
 
 
 def _save(sheet: Any, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        sheet.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        sheet.save(file, format="PNG")

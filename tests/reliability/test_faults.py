@@ -270,10 +270,10 @@ def test_a_lock_that_a_kill_left_is_recognised(run: Path, train: Train, capsys: 
 def test_a_second_signal_leaves_at_once_and_nothing_is_lost(
     run: Path, whole: Path, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from npgan import checkpoint
+    from npgan import files
 
     back_to_step_4(run)
-    real_publish = checkpoint.publish
+    real_publish = files.publish
 
     def interrupted(temporary: Path, path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -281,7 +281,7 @@ def test_a_second_signal_leaves_at_once_and_nothing_is_lost(
         real_publish(temporary, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "publish", interrupted)
+        patch.setattr(files, "publish", interrupted)
         assert train("--resume", run) == 130
     assert sorted(path.name for path in (run / "checkpoints").glob("*step*"))[-1] == "step-000000004.safetensors"
     assert train("--resume", run) == 0
