@@ -88,8 +88,13 @@ def _cupy_backend(reason: str, precision: str) -> Backend:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             raise _NoGpu("CuPy is installed but sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES")
         properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+        if precision == "tf32" and properties["major"] < 8:
+            capability = f"{properties['major']}.{properties['minor']}"
+            raise InputError(
+                f"--precision tf32 needs a GPU of compute capability 8.0 or more, this one has {capability}"
+            )
         cupy.zeros(1) + 1  # fails here, not later, when the CUDA libraries do not fit the driver
-    except _NoGpu:
+    except (_NoGpu, InputError):
         raise
     except Exception as error:  # CuPy has no common base class for the driver's, compiler's and loader's errors
         raise _NoGpu(

@@ -46,8 +46,7 @@ class Sequential:
     ) -> None:
         self.layers = list(layers)
         self.kernels = kernels if np.dtype(dtype) == np.float32 else REFERENCE
-        fused = self.kernels.name == "fused"
-        self.stages: Sequence[Layer | Stage] = fuse(layers, kernels.chains) if fused else self.layers
+        self.stages: Sequence[Layer | Stage] = fuse(layers, kernels.chains) if self.kernels.in_stages else self.layers
         self.xp = xp
         self.input_width = input_width
         self.widths: list[int] = []  # output width of each layer
@@ -75,7 +74,7 @@ class Sequential:
 
     def empty(self, rows: int, width: int, dtype: Any = None) -> Array:
         """A new array (rows, width) in the memory order that the kernels like."""
-        if self.kernels.name == "fused":
+        if self.kernels.in_stages:
             return self.kernels.chains.empty(rows, width)
         return self.xp.empty((rows, width), dtype=dtype or self.parameters.dtype)
 

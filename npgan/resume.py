@@ -11,6 +11,7 @@ from npgan.backend import Backend, select
 from npgan.checkpoint import Checkpoint
 from npgan.config import TrainConfig
 from npgan.errors import InputError
+from npgan.kernels.cuda.step import unsupported
 from npgan.run_folder import Keeping, RunFolder
 
 _MAY_CHANGE_BYTES = ("backend", "precision", "kernels", "products")  # of a checkpoint's ``runtime``
@@ -79,9 +80,10 @@ def select_as_before(
     kernels_name: str,
     products: blas.Products,
     before: dict[str, Any],
+    config: TrainConfig,
     report: Callable[[str], None],
 ) -> tuple[Backend, str, kernels.Kernels]:
-    """Backend, precision and kernels. What is "auto" stays, where it can, as the resumed checkpoint has it.
+    """Backend, precision and kernels for ``config``. What is "auto" stays, where it can, as the resumed checkpoint has it.
 
     ``before``: that checkpoint's ``runtime``, empty for a new run. Raises InputError.
     """
@@ -96,4 +98,6 @@ def select_as_before(
         backend = replace(backend, reason="as before")
     if kernels_name == "auto" and before.get("kernels") == "reference":
         return backend, precision, replace(kernels.REFERENCE, reason="as before")
-    return backend, precision, kernels.select(kernels_name, backend.name, products.threads, report)
+    if backend.name == "numpy":
+        return backend, precision, kernels.select(kernels_name, products.threads, report)
+    return backend, precision, kernels.select_for_gpu(kernels_name, backend.xp, precision, unsupported(config), report)

@@ -54,6 +54,7 @@ class _Job:
     state: TrainState
     history: list[dict[str, Any]]  # metrics of the epochs done
     totals: np.ndarray  # sums of StepMetrics over the unfinished epoch, float64
+    gpu: Any  # kernels.cuda.gpu.Gpu, where whole epochs are done at once, else None
 
     @property
     def per_epoch(self) -> int:
@@ -96,10 +97,10 @@ def train(
     before: dict[str, Any] = {}  # the runtime of the checkpoint that is resumed
     with ExitStack() as lock:
         if resume is None:
-            TrainConfig(dataset="digits", **config_flags)  # a bad flag is told before anything is loaded
+            asked = TrainConfig(dataset="digits", **config_flags)  # a bad flag is told before anything is loaded
             keeping = keeping_of(Keeping(), checkpoint_every, keep)
             backend, precision, chosen = select_as_before(
-                backend_name, precision, kernels_name, products, before, report
+                backend_name, precision, kernels_name, products, before, asked, report
             )
             data = load_dataset(dataset, data_dir, report=report)
             config = TrainConfig(dataset=data.name, **config_flags)
@@ -119,7 +120,7 @@ def train(
             config = resumed_config(file_config(run, checkpoint), config_flags, dataset)
             keeping = keeping_of(run.read_keeping(), checkpoint_every, keep)
             backend, precision, chosen = select_as_before(
-                backend_name, precision, kernels_name, products, before, report
+                backend_name, precision, kernels_name, products, before, config, report
             )
             data_dir = data_dir or (Path(recorded) if (recorded := before.get("data_dir")) else None)
             data = first_images(load_dataset(config.dataset, data_dir, report=report), config.train_images)
@@ -141,7 +142,7 @@ def train(
         }
         if changed := what_changed(before, runtime):
             warn(changed)
-        job = _Job(run, config, runtime, keeping, backend, data, state, history, totals)
+        job = _Job(run, config, runtime, keeping, backend, data, state, history, totals, chosen.gpu)
         try:
             observer = None
             if config.eval_every is not None:
@@ -184,24 +185,23 @@ def _train(job: _Job, header: list[tuple[str, str]], observer: Observer | None, 
 def _train_loop(job: _Job, display: TrainingDisplay, stopped_by: Callable[[], int], observer: Observer | None) -> int:
     """Runs the iterations; after each epoch metrics, previews, checkpoints. Returns the signal that stopped it, or 0."""
     run, config, state, history, totals = job.run, job.config, job.state, job.history, job.totals
-    images = job.backend.to_device(job.data.images)
     count, per_epoch = len(job.data.images), job.per_epoch
     workspaces: dict[int, Workspace] = {}
     recent: deque[tuple[int, list[float]]] = deque(maxlen=20)
     told = {sign for done in range(len(history)) for sign in _signs(job, history[: done + 1])}
     epoch_start = last_save = time.perf_counter()
     steps_here = 0  # of this epoch, in this process
-    for metrics in iterate(state, images, config, workspaces):
-        values = [float(value) for value in metrics]
-        recent.append((state.step, values))
-        if not math.isfinite(sum(values)):
-            bounds = batch_bounds((state.step - 1) % per_epoch, count, config.batch_size)
-            workspace = workspaces.get(bounds.stop - bounds.start)
-            first = first_non_finite(state, config, workspace) or ("metrics", _first_name(values))
-            raise _diverged(job, first, recent)
-        totals += values
-        steps_here += 1
-        display.step(state.step, metrics.loss_d, metrics.loss_g)
+    for done in _iterations(job, workspaces):
+        for step, values in enumerate(done, state.step - len(done) + 1):
+            recent.append((step, values))
+            if not math.isfinite(sum(values)):
+                bounds = batch_bounds((step - 1) % per_epoch, count, config.batch_size)
+                workspace = workspaces.get(bounds.stop - bounds.start)
+                first = first_non_finite(state, config, workspace) or ("metrics", _first_name(values))
+                raise _diverged(job, first, recent)
+            totals += values
+        steps_here += len(done)
+        display.step(state.step, *done[-1][:2])
         if state.step % per_epoch == 0:
             epoch = state.step // per_epoch
             seconds = time.perf_counter() - epoch_start
@@ -227,6 +227,19 @@ def _train_loop(job: _Job, display: TrainingDisplay, stopped_by: Callable[[], in
             job.save()
             return number
     return 0
+
+
+def _iterations(job: _Job, workspaces: dict[int, Workspace]) -> Iterator[list[list[float]]]:
+    """Trains, handing over the StepMetrics of what was done: of every iteration, or on a GPU of an epoch at a time."""
+    images = job.backend.to_device(job.data.images)
+    if job.gpu is not None:
+        from npgan.kernels.cuda.epochs import iterate_epochs
+
+        for metrics in iterate_epochs(job.gpu, job.state, images, job.config):
+            yield metrics.tolist()
+        return
+    for each in iterate(job.state, images, job.config, workspaces):
+        yield [[float(value) for value in each]]
 
 
 def _due(keeping: Keeping, epoch: int, last_save: float) -> bool:
@@ -256,7 +269,7 @@ def _first_name(values: list[float]) -> str:
 
 def _diverged(job: _Job, first: tuple[str, str], recent: Sequence[tuple[int, list[float]]]) -> TrainingDiverged:
     """The error to raise, after writing down what is known. Nothing of the state is saved."""
-    step = job.state.step
+    step = recent[-1][0] if recent else job.state.step
     try:
         where = f"see {job.run.write_diagnosis(step, diagnosis(job.state, job.config, first, recent))}"
     except OSError as error:

@@ -37,7 +37,7 @@ _CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 
 @pytest.fixture(scope="module")
 def fused() -> Kernels:
-    return kernels.select("fused", "numpy", threads=2)
+    return kernels.select("fused", threads=2)
 
 
 def _normal(*shape: int) -> np.ndarray:
@@ -190,7 +190,7 @@ def test_results_are_repeatable_and_do_not_depend_on_the_kernels_threads(backend
     config = TrainConfig(dataset="digits", epochs=2, batch_size=64)
     bytes_of = []
     for threads in (1, 2, 3, 2):
-        state = _run(config, backend, kernels.select("fused", "numpy", threads), 6)
+        state = _run(config, backend, kernels.select("fused", threads), 6)
         bytes_of.append(state.generator.parameters.tobytes() + state.discriminator.parameters.tobytes())
     assert len(set(bytes_of)) == 1
 
@@ -215,13 +215,10 @@ def test_the_steady_state_allocates_no_activations(backend: Backend, fused: Kern
 
 
 def test_choices() -> None:
-    assert kernels.select("reference", "numpy").name == "reference"
-    assert kernels.select("auto", "numpy").name == "fused"
-    assert kernels.select("auto", "cupy").name == "reference"
+    assert kernels.select("reference").name == "reference"
+    assert kernels.select("auto").name == "fused"
     with pytest.raises(InputError, match="--kernels"):
-        kernels.select("fast", "numpy")
-    with pytest.raises(InputError, match="cupy"):
-        kernels.select("fused", "cupy")
+        kernels.select("fast")
 
 
 def test_without_numba_the_reference_runs_and_says_what_to_install() -> None:
@@ -229,8 +226,8 @@ def test_without_numba_the_reference_runs_and_says_what_to_install() -> None:
         "import sys; sys.modules['numba'] = None\n"
         "from npgan import kernels\n"
         "from npgan.errors import InputError\n"
-        "print(kernels.select('auto', 'numpy'))\n"
-        "try: kernels.select('fused', 'numpy')\n"
+        "print(kernels.select('auto'))\n"
+        "try: kernels.select('fused')\n"
         "except InputError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True)

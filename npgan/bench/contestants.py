@@ -145,7 +145,7 @@ def _npgan(kernels_name: str, batch: int, threads: int) -> Contestant:
     from npgan.training import iterate, new_state
 
     try:
-        chosen = kernels.select(kernels_name, "numpy", threads)
+        chosen = kernels.select(kernels_name, threads)
     except InputError as problem:
         raise Missing(str(problem)) from None
     config = TrainConfig(dataset="digits", epochs=2**31 - 1, batch_size=batch)

@@ -37,7 +37,7 @@ class Operation:
 
 def show_profile(batch: int, products: blas.Products) -> None:
     """Prints the median time of every operation, and the totals by kind."""
-    chosen = kernels.select("auto", "numpy", products.threads)
+    chosen = kernels.select("auto", products.threads)
     if chosen.name != "fused":
         raise RuntimeError(f"there is nothing to profile: {chosen.reason}")
     iterations, whole = record(batch, chosen)

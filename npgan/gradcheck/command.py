@@ -37,7 +37,7 @@ def _checks(chosen: Backend, seed: int, as_json: bool, verbose: bool, console: C
     started = time.perf_counter()
     results = []
     with console.status("checking …") if console.is_terminal and not as_json else nullcontext():
-        chosen_kernels = kernels.select("auto", chosen.name)
+        chosen_kernels = kernels.select("auto") if chosen.name == "numpy" else REFERENCE
         fused = chosen_kernels if chosen_kernels.name == "fused" else REFERENCE
         for level in run_levels(seed, chosen, kernels=fused):
             results += level

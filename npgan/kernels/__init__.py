@@ -2,19 +2,24 @@
 
 ``reference`` says what every kernel computes, as a composition of ``ops``. ``cpu`` has the same functions, compiled by
 numba; ``stages`` lets a network walk them. With the reference kernels a network walks its layers, the plain maths.
+``cuda`` is another way: a whole iteration on a GPU, captured and replayed.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from npgan.errors import InputError
 from npgan.kernels import reference
 
 CHOICES = ("auto", "reference", "fused")
+
+Report = Callable[[str], None]  # receives one line for the user
 
 _PATIENCE = 1.0  # seconds: loading compiled kernels takes less, compiling them more
 
@@ -26,25 +31,25 @@ class Kernels:
     name: str  # "reference" or "fused"
     reason: str  # why, for the run's header
     chains: Any  # the module kernels.reference, or a module with the same functions
+    gpu: Any = None  # kernels.cuda.gpu.Gpu, where iterations are captured and replayed instead of walking the networks
+
+    @property
+    def in_stages(self) -> bool:
+        """Whether a network walks stages of several layers each."""
+        return self.chains is not reference
 
 
 REFERENCE = Kernels("reference", "the plain maths of ops.py", reference)
 
 
-def select(name: str, backend: str, threads: int = 1, report: Callable[[str], None] = lambda line: None) -> Kernels:
-    """The kernels for ``--kernels`` auto, reference or fused on a backend, "numpy" or "cupy".
+def select(name: str, threads: int = 1, report: Report = lambda line: None) -> Kernels:
+    """The kernels for ``--kernels`` auto, reference or fused on NumPy.
 
     ``threads``: how many the fused kernels may use. ``report`` is told when the kernels have to be compiled first, which
     happens once on a machine. Raises InputError when fused kernels are asked for and cannot be had.
     """
-    if name not in CHOICES:
-        raise InputError(f"--kernels must be one of {', '.join(CHOICES)}, got {name!r}")
-    if name == "reference":
+    if _checked(name) == "reference":
         return Kernels("reference", "asked for by --kernels reference", reference)
-    if backend != "numpy":
-        if name == "fused":
-            raise InputError(f"--kernels fused: there are none for {backend} in this version; use auto or reference")
-        return Kernels("reference", f"no fused kernels for {backend} in this version", reference)
     try:
         import numba
     except ImportError as error:
@@ -52,12 +57,47 @@ def select(name: str, backend: str, threads: int = 1, report: Callable[[str], No
         if name == "fused":
             raise InputError(f"--kernels fused: {missing}: pip install 'npgan[fast]'") from None
         return Kernels("reference", f"{missing}: pip install 'npgan[fast]' to train twice as fast", reference)
-    notice = threading.Timer(_PATIENCE, report, ["compiling the fused kernels: once on this machine, about 10 seconds"])
-    notice.start()
-    try:
+    with _notice(report):
         from npgan.kernels import cpu
-    finally:
-        notice.cancel()
     cpu.use_threads(threads)
     asked = "asked for by --kernels fused, " if name == "fused" else ""
     return Kernels("fused", f"{asked}numba {numba.__version__}", cpu)
+
+
+def select_for_gpu(
+    name: str, cupy: ModuleType, precision: str, unsupported: str | None, report: Report = lambda line: None
+) -> Kernels:
+    """The kernels on CuPy's current device. ``unsupported``: why fused ones do not fit the run, if they do not.
+
+    Raises InputError when fused kernels are asked for and cannot be had.
+    """
+    if _checked(name) == "reference":
+        return Kernels("reference", "asked for by --kernels reference", reference)
+    from npgan.kernels.cuda.gpu import Gpu
+
+    try:
+        if unsupported:
+            raise InputError(unsupported)
+        with _notice(report):
+            gpu = Gpu(cupy, precision)
+    except InputError as problem:
+        if name == "fused":
+            raise InputError(f"--kernels fused: {problem}") from None
+        return Kernels("reference", str(problem), reference)
+    return Kernels("fused", f"iterations as CUDA graphs, {gpu.products}", reference, gpu)
+
+
+def _checked(name: str) -> str:
+    if name not in CHOICES:
+        raise InputError(f"--kernels must be one of {', '.join(CHOICES)}, got {name!r}")
+    return name
+
+
+@contextmanager
+def _notice(report: Report) -> Iterator[None]:
+    notice = threading.Timer(_PATIENCE, report, ["compiling the fused kernels: once on this machine, about 10 seconds"])
+    notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()

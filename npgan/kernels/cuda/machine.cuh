@@ -1,0 +1,65 @@
+// What only the hardware can do, each behind one function: copies that go on by themselves, and the tensor cores.
+// Needs compute capability 8.0; older GPUs copy at once and multiply with plain FMAs (PASSES 0).
+// tests/cuda_host.h has the same functions for a CPU.
+#pragma once
+
+// Four floats into shared memory; those from `count` on become 0. `wide`: both addresses are on 16-byte boundaries.
+// The copy is done for sure only after wait_copies and a __syncthreads.
+__device__ inline void copy_four(float* to, const float* from, int count, bool wide, const float* readable) {
+    if (count <= 0) from = readable;  // nothing is read there, but an address must be one
+#if __CUDA_ARCH__ >= 800
+    u32 address = (u32)__cvta_generic_to_shared(to);
+    int bytes = 4 * max(0, min(count, 4));
+    if (wide) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        bytes = i < count ? 4 : 0;
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address + 4 * i),
+                     "l"(i < count ? from + i : readable), "r"(bytes) : "memory");
+    }
+#else
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = i < count ? from[i] : 0.0f;
+#endif
+}
+
+// Ends a group of copies: what copy_four started since the last one.
+__device__ inline void end_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until at most the newest PENDING groups of this thread are under way.
+template <int PENDING>
+__device__ inline void wait_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+#endif
+}
+
+// The nearest number with TF32's 10 bits of fraction, ties away from 0.
+__device__ inline float round_to_tf32(float x) {
+#if __CUDA_ARCH__ >= 800
+    u32 rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
+    return __uint_as_float(rounded);
+#else
+    return x;
+#endif
+}
+
+// c (16, 8) += a (16, 8) · b (8, 8) by the 32 threads of a warp, on numbers rounded to TF32. With group = lane / 4 and
+// t = lane % 4 a thread holds a at (group, t), (group + 8, t), (group, t + 4), (group + 8, t + 4); b at (t, group),
+// (t + 4, group); c at (group, 2t), (group, 2t + 1), (group + 8, 2t), (group + 8, 2t + 1). PTX ISA, mma.m16n8k8.
+__device__ inline void mma_tf32(float c[4], const float a[4], const float b[2]) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+                   "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+#endif
+}

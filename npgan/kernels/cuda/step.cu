@@ -1,0 +1,285 @@
+// The kernels of a training step. npgan/kernels/cuda/step.py launches them; beside each stands the maths of npgan/ops.py that it does.
+// Letters: N rows of a batch, I inputs and O outputs of a Dense layer. Everything is float32, row by row, no gaps.
+// `step` points to the number of iterations done, which the last kernel of an iteration advances.
+
+const u32 WARP = 0xFFFFFFFFu;
+
+__device__ inline float warp_sum(float x) {
+    for (int distance = 16; distance; distance /= 2) x += __shfl_xor_sync(WARP, x, distance);
+    return x;
+}
+
+// The sum over the block's 256 threads, for every thread, always in the same order.
+__device__ inline float block_sum(float x, float* eight) {
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) eight[threadIdx.x / 32] = x;
+    __syncthreads();
+    float total = 0.0f;
+    for (int warp = 0; warp < THREADS / 32; ++warp) total += eight[warp];
+    return total;
+}
+
+// --- what goes in: this iteration's images, and both batches of noise --------------------------------------------------
+
+__device__ inline void noise(float* latent, int block, int count, u32 step, u32 site, u64 seed) {
+    Words words = philox(block, step, site, LATENT, seed);
+    float x[4];
+    box_muller(words.first, words.second, x, x + 1);
+    box_muller(words.third, words.fourth, x + 2, x + 3);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+        if (4 * block + i < count) latent[4 * block + i] = x[i];
+}
+
+// images (N, 784) = data[order[iteration's rows]] from -1 to 1; latent_d (N·Z) and latent_g (B·Z) standard normal.
+// ops: data.scale_pixels, random.normal. A thread does four numbers.
+extern "C" __global__ void __launch_bounds__(THREADS)
+inputs(const unsigned char* data, const u32* order, const u32* step, float* images, float* latent_d, float* latent_g,
+       int rows, int batch, int per_epoch, int count_d, int count_g, u64 seed) {
+    int i = blockIdx.x * THREADS + threadIdx.x, quads = rows * 196, blocks_d = (count_d + 3) / 4, blocks_g = (count_g + 3) / 4;
+    if (i < quads) {
+        u32 image = order[*step % per_epoch * batch + i / 196];
+        uchar4 pixels = reinterpret_cast<const uchar4*>(data)[(size_t)image * 196 + i % 196];
+        float4 scaled = {scale_pixel(pixels.x), scale_pixel(pixels.y), scale_pixel(pixels.z), scale_pixel(pixels.w)};
+        reinterpret_cast<float4*>(images)[i] = scaled;
+    } else if ((i -= quads) < blocks_d) {
+        noise(latent_d, i, count_d, *step, 0, seed);
+    } else if ((i -= blocks_d) < blocks_g) {
+        noise(latent_g, i, count_g, *step, 1, seed);
+    }
+}
+
+// --- Dense layers: what is done to a pair of neighbours of the product, (row, column) and (row, column + 1) ------------
+
+struct Nothing { __device__ void operator()(int, float) const {} };
+
+__device__ inline void store(float* to, int row, int column, int width, float left, float right) {
+    *reinterpret_cast<float2*>(to + (size_t)row * width + column) = float2{left, right};
+}
+
+__device__ inline float2 load(const float* from, int row, int column, int width) {
+    return *reinterpret_cast<const float2*>(from + (size_t)row * width + column);
+}
+
+struct LeakyRelu {
+    const float* bias; float slope; float* y; int width;
+    __device__ void operator()(int row, int column, float left, float right) const {
+        store(y, row, column, width, leaky_relu(left + bias[column], slope), leaky_relu(right + bias[column + 1], slope));
+    }
+};
+
+struct LeakyReluDropout {
+    const float* bias; float slope; float *y, *slopes; int width; u32 threshold; float scale; const u32* step; u32 site; u64 seed;
+    __device__ void operator()(int row, int column, float left, float right) const {
+        u32 element = (u32)row * width + column;  // width % 8 is 0, so the two halves of one word are this pair's
+        Words words = philox(element / 8, *step, site, DROPOUT, seed);
+        u32 early = element & 2 ? words.second : words.first, late = element & 2 ? words.fourth : words.third;
+        u32 word = element & 4 ? late : early;
+        float keep_left = dropout_mask(word & 0xFFFF, threshold, scale), keep_right = dropout_mask(word >> 16, threshold, scale);
+        left += bias[column];
+        right += bias[column + 1];
+        store(y, row, column, width, leaky_relu(left, slope) * keep_left, leaky_relu(right, slope) * keep_right);
+        store(slopes, row, column, width, keep_left * leaky_relu_slope(left, slope), keep_right * leaky_relu_slope(right, slope));
+    }
+};
+
+struct Tanh {
+    const float* bias; float* y; int width;
+    __device__ void operator()(int row, int column, float left, float right) const {
+        store(y, row, column, width, tanhf(left + bias[column]), tanhf(right + bias[column + 1]));
+    }
+};
+
+struct TimesSlopes {
+    const float* slopes; float* dz; int width;
+    __device__ void operator()(int row, int column, float left, float right) const {
+        float2 s = load(slopes, row, column, width);
+        store(dz, row, column, width, left * s.x, right * s.y);
+    }
+};
+
+struct TimesLeakyReluSlope {
+    const float* y; float slope; float* dz; int width;
+    __device__ void operator()(int row, int column, float left, float right) const {
+        float2 at = load(y, row, column, width);
+        store(dz, row, column, width, left * leaky_relu_slope(at.x, slope), right * leaky_relu_slope(at.y, slope));
+    }
+};
+
+struct TimesTanhSlope {
+    const float* y; float* dz; int width;
+    __device__ void operator()(int row, int column, float left, float right) const {
+        float2 at = load(y, row, column, width);
+        store(dz, row, column, width, left * tanh_slope(at.x), right * tanh_slope(at.y));
+    }
+};
+
+struct Store {
+    float* to; int width;
+    __device__ void operator()(int row, int column, float left, float right) const { store(to, row, column, width, left, right); }
+};
+
+struct StoreBias {
+    float* dbias;
+    __device__ void operator()(int column, float sum) const { dbias[column] = sum; }
+};
+
+// Each kernel for each tile: forward_leaky_relu_64x64 and so on.
+#define KERNEL(NAME, TILE) extern "C" __global__ void __launch_bounds__(THREADS) NAME##_##TILE
+#define DENSE_KERNELS(TILE)                                                                                                      \
+    /* y = leaky_relu(x·W + b). Shapes: x (N, I), weight (I, O) → y (N, O) */                                                    \
+    KERNEL(forward_leaky_relu, TILE)(const float* x, const float* weight, const float* bias, float* y, int n, int i, int o,      \
+                                     float slope) {                                                                              \
+        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor(x, i), Factor(weight, o), n, o, i,                            \
+                                                            LeakyRelu{bias, slope, y, o}, Nothing());                            \
+    }                                                                                                                            \
+    /* the same and dropout, with slopes = dy/dz for the way back */                                                             \
+    KERNEL(forward_dropout, TILE)(const float* x, const float* weight, const float* bias, float* y, float* slopes, int n, int i, \
+                                  int o, float slope, u32 threshold, float scale, const u32* step, u32 site, u64 seed) {         \
+        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(                                                                     \
+            Factor(x, i), Factor(weight, o), n, o, i,                                                                            \
+            LeakyReluDropout{bias, slope, y, slopes, o, threshold, scale, step, site, seed}, Nothing());                         \
+    }                                                                                                                            \
+    /* y = tanh(x·W + b) */                                                                                                      \
+    KERNEL(forward_tanh, TILE)(const float* x, const float* weight, const float* bias, float* y, int n, int i, int o) {          \
+        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor(x, i), Factor(weight, o), n, o, i, Tanh{bias, y, o},          \
+                                                            Nothing());                                                          \
+    }                                                                                                                            \
+    /* dz of the layer before, (dz·Wᵀ)∘slopes. Shapes: dz (N, O), weight (I, O), slopes (N, I) → (N, I) */                       \
+    KERNEL(backward_slopes, TILE)(const float* dz, const float* weight, const float* slopes, float* dz_before, int n, int i,     \
+                                  int o) {                                                                                       \
+        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor(dz, o), Factor(weight, o), n, i, o,                              \
+                                                         TimesSlopes{slopes, dz_before, i}, Nothing());                          \
+    }                                                                                                                            \
+    /* the same where the layer before is a leaky ReLU with result y */                                                          \
+    KERNEL(backward_leaky_relu, TILE)(const float* dz, const float* weight, const float* y, float* dz_before, int n, int i,      \
+                                      int o, float slope) {                                                                      \
+        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor(dz, o), Factor(weight, o), n, i, o,                              \
+                                                         TimesLeakyReluSlope{y, slope, dz_before, i}, Nothing());                \
+    }                                                                                                                            \
+    /* the same where it is a tanh with result y */                                                                              \
+    KERNEL(backward_tanh, TILE)(const float* dz, const float* weight, const float* y, float* dz_before, int n, int i, int o) {   \
+        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor(dz, o), Factor(weight, o), n, i, o,                              \
+                                                         TimesTanhSlope{y, dz_before, i}, Nothing());                            \
+    }                                                                                                                            \
+    /* dW = xᵀ·dz and db = Σ_n dz_n. Shapes: x (N, I), dz (N, O) → dweight (I, O), dbias (O,) */                                 \
+    KERNEL(backward_params, TILE)(const float* x, const float* dz, float* dweight, float* dbias, int n, int i, int o) {          \
+        product<Tile##TILE, K_IN_COLUMNS, K_IN_COLUMNS, true>(Factor(x, i), Factor(dz, o), i, o, n, Store{dweight, o},           \
+                                                              StoreBias{dbias});                                                 \
+    }
+
+DENSE_KERNELS(64x64)
+DENSE_KERNELS(32x64)
+DENSE_KERNELS(32x32)
+
+// --- the discriminator's last layer, one output, and the loss ----------------------------------------------------------
+
+// output (N,) = x·w + b, then sigmoid unless `logits`; dz (N,) = its loss's gradient; dz_before (N, I) = (dz·wᵀ)∘slopes,
+// where slopes are those given, or, without any, a leaky ReLU's at x. A warp does a row. target (N,).
+// ops: dense, sigmoid, binary_cross_entropy(_with_logits), leaky_relu_backward or dropout_backward.
+extern "C" __global__ void __launch_bounds__(THREADS)
+head(const float* x, const float* weight, const float* bias, const float* target, const float* slopes, float* output, float* dz,
+     float* dz_before, int n, int i, float slope, int logits) {
+    int row = (blockIdx.x * THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (row >= n) return;
+    const float* x_row = x + (size_t)row * i;
+    float z = 0.0f;
+    for (int c = lane; c < i; c += 32) z = fmaf(x_row[c], weight[c], z);
+    z = warp_sum(z) + *bias;
+    float p = logits ? z : sigmoid(z);
+    float dz_row = logits ? bce_with_logits_dz(z, target[row], n) : bce_dz(p, target[row], n);
+    if (lane == 0) {
+        output[row] = p;
+        dz[row] = dz_row;
+    }
+    for (int c = lane; c < i; c += 32) {
+        float s = slopes ? slopes[(size_t)row * i + c] : leaky_relu_slope(x_row[c], slope);
+        dz_before[(size_t)row * i + c] = dz_row * weight[c] * s;
+    }
+}
+
+// dweight (I,) = xᵀ·dz, dbias () = Σ dz. A block does 32 columns of x (N, I), eight threads each; column I stands for the bias.
+extern "C" __global__ void __launch_bounds__(THREADS)
+head_params(const float* x, const float* dz, float* dweight, float* dbias, int n, int i) {
+    __shared__ float parts[8][32];
+    int lane = threadIdx.x % 32, part = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
+    float total = 0.0f;
+    if (column <= i)
+        for (int row = part; row < n; row += 8) total = fmaf(column < i ? x[(size_t)row * i + column] : 1.0f, dz[row], total);
+    parts[part][lane] = total;
+    __syncthreads();
+    if (part > 0 || column > i) return;
+    for (int other = 1; other < 8; ++other) total += parts[other][lane];
+    (column < i ? dweight[column] : *dbias) = total;
+}
+
+// --- Adam --------------------------------------------------------------------------------------------------------------
+
+// One step on all parameters, (P,) each; squares[block] = its share of Σ g². ops.adam_update.
+extern "C" __global__ void __launch_bounds__(THREADS)
+adam_update(float* param, const float* grad, float* m, float* v, float* squares, int count, const u32* step, double lr,
+            double beta1, double beta2, double epsilon) {
+    __shared__ AdamStep settings;
+    __shared__ float eight[8];
+    if (threadIdx.x == 0) settings = adam_step(*step + 1, lr, beta1, beta2, epsilon);
+    __syncthreads();
+    float total = 0.0f;
+    for (int i = 4 * (blockIdx.x * THREADS + threadIdx.x); i < count; i += 4 * THREADS * gridDim.x) {
+        if (i + 4 <= count) {
+            float4 g = *reinterpret_cast<const float4*>(grad + i);
+            float4 p = *reinterpret_cast<float4*>(param + i), m4 = *reinterpret_cast<float4*>(m + i), v4 = *reinterpret_cast<float4*>(v + i);
+            adam(settings, g.x, &p.x, &m4.x, &v4.x);
+            adam(settings, g.y, &p.y, &m4.y, &v4.y);
+            adam(settings, g.z, &p.z, &m4.z, &v4.z);
+            adam(settings, g.w, &p.w, &m4.w, &v4.w);
+            *reinterpret_cast<float4*>(param + i) = p;
+            *reinterpret_cast<float4*>(m + i) = m4;
+            *reinterpret_cast<float4*>(v + i) = v4;
+            total += g.x * g.x + g.y * g.y + g.z * g.z + g.w * g.w;
+        } else {
+            for (int j = i; j < count; ++j) {
+                adam(settings, grad[j], param + j, m + j, v + j);
+                total += grad[j] * grad[j];
+            }
+        }
+    }
+    total = block_sum(total, eight);
+    if (threadIdx.x == 0) squares[blockIdx.x] = total;
+}
+
+// --- the end of an iteration -------------------------------------------------------------------------------------------
+
+__device__ inline float mean_loss(const float* output, const float* target, int count, int logits, float* eight) {
+    float total = 0.0f;
+    for (int i = threadIdx.x; i < count; i += THREADS)
+        total += logits ? bce_with_logits_loss(output[i], target[i]) : bce_loss(output[i], target[i]);
+    return block_sum(total, eight) / count;
+}
+
+__device__ inline float mean_probability(const float* output, int count, int logits, float* eight) {
+    float total = 0.0f;
+    for (int i = threadIdx.x; i < count; i += THREADS) total += logits ? sigmoid(output[i]) : output[i];
+    return block_sum(total, eight) / count;
+}
+
+__device__ inline float norm(const float* squares, int count, float* eight) {
+    float total = 0.0f;
+    for (int i = threadIdx.x; i < count; i += THREADS) total += squares[i];
+    return sqrtf(block_sum(total, eight));
+}
+
+// metrics (iterations of an epoch, 6): this iteration's row, training.StepMetrics. Then one more iteration is done. One block.
+extern "C" __global__ void __launch_bounds__(THREADS)
+finish(const float* output_d, const float* target_d, const float* output_g, const float* target_g, const float* squares_d,
+       const float* squares_g, float* metrics, u32* step, int rows, int batch, int per_epoch, int blocks_d, int blocks_g, int logits) {
+    __shared__ float eight[8];
+    float values[6] = {
+        mean_loss(output_d, target_d, 2 * rows, logits, eight), mean_loss(output_g, target_g, batch, logits, eight),
+        mean_probability(output_d, rows, logits, eight),        mean_probability(output_d + rows, rows, logits, eight),
+        norm(squares_d, blocks_d, eight),                       norm(squares_g, blocks_g, eight),
+    };
+    if (threadIdx.x > 0) return;
+    for (int i = 0; i < 6; ++i) metrics[*step % per_epoch * 6 + i] = values[i];
+    *step += 1;
+}

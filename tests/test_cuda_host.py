@@ -1,0 +1,518 @@
+"""The CUDA kernels without a GPU: compiled by g++, run by a stand-in for it, held against ``ops`` and ``train_step``."""
+
+from __future__ import annotations
+
+import ctypes
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cuda_host
+import numpy as np
+import pytest
+from cuda_host import HostLauncher, build
+
+from npgan import networks, ops, random
+from npgan.backend import Backend
+from npgan.config import TrainConfig
+from npgan.data import scale_pixels
+from npgan.kernels.cuda.epochs import Epochs, iterate_epochs
+from npgan.kernels.cuda.gpu import TILES, passes, tile_of
+from npgan.layers import Dropout, DropoutKey, dropout_threshold
+from npgan.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
+from npgan.random import Stream
+from npgan.training import StepMetrics, TrainState, iterate, new_state
+
+pytestmark = pytest.mark.skipif(cuda_host.COMPILER is None, reason="needs g++")
+
+Array = Any
+
+SEED = 2**40 + 3
+SLOPE = np.float32(0.2)
+F, N, U, S, D = np.float32, np.int32, np.uint32, np.uint64, np.float64  # the kernels' argument types
+NULL = S(0)
+_RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cuda")
+
+
+@pytest.fixture(scope="module", params=[3, 1, 0], ids=["three passes", "tf32", "no tensor cores"])
+def launcher(request: pytest.FixtureRequest, folder: Path) -> HostLauncher:
+    made = HostLauncher(build(folder, request.param))
+    made.passes = request.param  # type: ignore[attr-defined]
+    return made
+
+
+@pytest.fixture(scope="module")
+def three(folder: Path) -> ctypes.CDLL:
+    return build(folder, 3)
+
+
+def _normal(*shape: int) -> Array:
+    return _RNG.standard_normal(shape).astype(np.float32)
+
+
+def _empty(*shape: int) -> Array:
+    return np.full(shape, np.nan, np.float32)
+
+
+# --- the maths of one number -------------------------------------------------------------------------------------------
+
+_DEVICE = """
+extern "C" {
+void many_philox(const u32* c, u64 seed, u32* words, int n) {
+    for (int i = 0; i < n; ++i) { Words w = philox(c[4*i], c[4*i+1], c[4*i+2], c[4*i+3], seed); memcpy(words + 4*i, &w, 16); } }
+void many_box_muller(const u32* words, float* out, int n) {
+    for (int i = 0; i < n; ++i) box_muller(words[2*i], words[2*i+1], out + 2*i, out + 2*i + 1); }
+void many(const char* what, const float* x, const float* t, float* y, int n) {
+    for (int i = 0; i < n; ++i)
+        y[i] = !strcmp(what, "leaky_relu") ? leaky_relu(x[i], 0.2f)
+             : !strcmp(what, "leaky_relu_slope") ? leaky_relu_slope(x[i], 0.2f)
+             : !strcmp(what, "tanh_slope") ? tanh_slope(x[i]) : !strcmp(what, "sigmoid") ? sigmoid(x[i])
+             : !strcmp(what, "bce_loss") ? bce_loss(x[i], t[i]) : !strcmp(what, "bce_dz") ? bce_dz(x[i], t[i], n)
+             : !strcmp(what, "logits_loss") ? bce_with_logits_loss(x[i], t[i])
+             : !strcmp(what, "logits_dz") ? bce_with_logits_dz(x[i], t[i], n) : NAN; }
+void many_adam(float* p, const float* g, float* m, float* v, int n, u32 t, double lr, double b1, double b2, double epsilon) {
+    AdamStep s = adam_step(t, lr, b1, b2, epsilon); for (int i = 0; i < n; ++i) adam(s, g[i], p + i, m + i, v + i); }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def device(folder: Path) -> ctypes.CDLL:
+    return build(folder, 3, more=_DEVICE)
+
+
+def _pointer(array: Array) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def test_philox_gives_the_published_words(device: ctypes.CDLL) -> None:
+    ones = 0xFFFFFFFF
+    for counter, key, words in (
+        ([0] * 4, 0, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([ones] * 4, 2**64 - 1, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            0x299F31D0A4093822,
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ):
+        given, found = np.array(counter, np.uint32), np.zeros(4, np.uint32)
+        device.many_philox(_pointer(given), ctypes.c_uint64(key), _pointer(found), 1)
+        assert found.tolist() == words
+
+
+def test_normal_numbers_are_those_of_random(device: ctypes.CDLL) -> None:
+    words = np.concatenate(
+        [random.random_words(7, Stream.LATENT, 3, 1, 4000), np.array([0, 0, 2**32 - 1, 5], np.uint32)]
+    )
+    found = _empty(4004)
+    device.many_box_muller(_pointer(words), _pointer(found), 2002)
+    np.testing.assert_allclose(found[:4000], random.normal(7, Stream.LATENT, 3, 1, (4000,)), rtol=2e-6, atol=2e-6)
+    assert np.isfinite(found).all()
+
+
+_Z = np.concatenate([np.linspace(-30, 30, 61), [0.0, -0.0, 1e-30, 100.0, -100.0]]).astype(np.float32)
+_T = np.resize([0.0, 1.0, 0.9], len(_Z)).astype(np.float32)
+_P = ops.sigmoid_forward(_Z)
+
+
+def _column(function: Callable[..., Array], x: Array, t: Array) -> Array:
+    return function(x[:, None], t[:, None])[:, 0]
+
+
+def _each(forward: Callable[..., Array], x: Array, t: Array) -> Array:
+    return np.array([forward(x[i : i + 1, None], t[i : i + 1, None]) for i in range(len(x))])
+
+
+_BCE, _LOGITS = BinaryCrossEntropy(), BinaryCrossEntropyWithLogits()
+_EXPECTED = {
+    "leaky_relu": (_Z, ops.leaky_relu_forward(_Z, 0.2)),
+    "leaky_relu_slope": (_Z, ops.leaky_relu_backward(np.ones_like(_Z), _Z, 0.2)),
+    "tanh_slope": (np.tanh(_Z), ops.tanh_backward(np.ones_like(_Z), np.tanh(_Z))),
+    "sigmoid": (_Z, _P),
+    "bce_loss": (_P, _each(_BCE.forward, _P, _T)),
+    "bce_dz": (_P, ops.sigmoid_backward(_column(_BCE.backward, _P, _T), _P)),
+    "logits_loss": (_Z, _each(_LOGITS.forward, _Z, _T)),
+    "logits_dz": (_Z, _column(_LOGITS.backward, _Z, _T)),
+}
+
+
+@pytest.mark.parametrize("name", _EXPECTED)
+def test_a_number_is_treated_as_in_ops(device: ctypes.CDLL, name: str) -> None:
+    x, expected = _EXPECTED[name]
+    found = _empty(len(x))
+    device.many(name.encode(), _pointer(x), _pointer(_T), _pointer(found), len(x))
+    np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-9)
+
+
+def test_adam_is_the_one_of_ops(device: ctypes.CDLL) -> None:
+    count = 200
+    expected, found = ([array.copy() for array in arrays] for arrays in [[_normal(count) for _ in range(4)]] * 2)
+    expected[3], found[3] = abs(expected[3]), abs(found[3])
+    for t in (1, 2, 1000, 469_000):
+        settings = (2e-4, 0.9, 0.999, 1e-8)
+        ops.adam_update(*expected, t, *settings)
+        p, g, m, v = (_pointer(array) for array in found)
+        device.many_adam(p, g, m, v, count, t, *(ctypes.c_double(value) for value in settings))
+        for name, one, other in zip("pgmv", found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-9, err_msg=f"{name}, step {t}")
+
+
+# --- the kernels -------------------------------------------------------------------------------------------------------
+
+SHAPES = [(5, 10, 24), (40, 100, 48), (70, 68, 72), (33, 7, 40), (1, 32, 8)]  # rows, inputs, outputs; 7 is not wide
+_BY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=str)
+_BY_TILE = pytest.mark.parametrize("tile", TILES, ids=lambda tile: f"{tile[0]}x{tile[1]}")
+
+
+def _launch_tiled(
+    launcher: HostLauncher, kernel: str, tile: tuple[int, int], result: tuple[int, int], *arguments: Any
+) -> None:
+    rows, columns = result
+    blocks = (-(-columns // tile[1]), -(-rows // tile[0]))
+    launcher.launch(f"{kernel}_{tile[0]}x{tile[1]}", blocks, *arguments)
+
+
+def _assert_product(found: Array, exact: Array, a: Array, b: Array, launcher: Any) -> None:
+    """``exact`` in float64. A float32 product of k terms is off by a few 2⁻²⁴ of Σ|a·b|; TF32 rounds each factor to 2⁻¹¹."""
+    size = np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64)) + 1.0
+    assert not np.isnan(found).any()
+    worst = (np.abs(found - exact) / size).max()
+    assert worst < {3: 1e-6, 1: 1.1e-3, 0: 1e-6}[launcher.passes]
+    if launcher.passes == 1 and a.shape[1] > 20:
+        assert worst > 1e-6  # it really is TF32
+
+
+@_BY_SHAPE
+@_BY_TILE
+def test_forward_kernels(launcher: HostLauncher, shape: tuple[int, int, int], tile: tuple[int, int]) -> None:
+    n, i, o = shape
+    x, weight, bias = _normal(n, i), _normal(i, o), _normal(o)
+    sizes = (N(n), N(i), N(o))
+    z = x.astype(np.float64) @ weight + bias
+    y = _empty(n, o)
+    _launch_tiled(launcher, "forward_leaky_relu", tile, (n, o), x, weight, bias, y, *sizes, SLOPE)
+    _assert_product(y, ops.leaky_relu_forward(z, 0.2), x, weight, launcher)
+    y = _empty(n, o)
+    _launch_tiled(launcher, "forward_tanh", tile, (n, o), x, weight, bias, y, *sizes)
+    _assert_product(y, np.tanh(z), x, weight, launcher)
+
+    key, dropout = DropoutKey(SEED, 5, 1), Dropout(0.3, 2)
+    y, slopes = _empty(n, o), _empty(n, o)
+    more = (U(dropout_threshold(0.3)), F(1 / 0.7), np.array([5], np.uint32), U(16 * 1 + 2), S(SEED))
+    _launch_tiled(launcher, "forward_dropout", tile, (n, o), x, weight, bias, y, slopes, *sizes, SLOPE, *more)
+    mask = dropout.mask((n, o), key, np.float32)
+    np.testing.assert_array_equal(slopes == 0, mask == 0)
+    _assert_product(y, ops.leaky_relu_forward(z, 0.2) * mask, x, weight, launcher)
+    sure = np.abs(z) > 0.1  # on which side of 0 the others are is up to rounding
+    np.testing.assert_allclose(slopes[sure], ops.leaky_relu_backward(mask, z, 0.2)[sure], rtol=1e-6)
+
+
+@_BY_SHAPE
+@_BY_TILE
+def test_backward_kernels(launcher: HostLauncher, shape: tuple[int, int, int], tile: tuple[int, int]) -> None:
+    n, o, i = shape  # the odd width is dz's
+    dz, weight, before = _normal(n, o), _normal(i, o), _normal(n, i)
+    dx = dz.astype(np.float64) @ weight.T
+    sizes = (N(n), N(i), N(o))
+    for kernel, expected, extra in (
+        ("backward_slopes", dx * before, ()),
+        ("backward_leaky_relu", ops.leaky_relu_backward(dx, before, 0.2), (SLOPE,)),
+        ("backward_tanh", ops.tanh_backward(dx, before), ()),
+    ):
+        found = _empty(n, i)
+        _launch_tiled(launcher, kernel, tile, (n, i), dz, weight, before, found, *sizes, *extra)
+        scale = 1.0 + np.abs(before).max() ** 2
+        _assert_product(found / scale, expected / scale, dz, weight.T, launcher)
+
+
+@_BY_SHAPE
+@_BY_TILE
+def test_parameter_gradients(launcher: HostLauncher, shape: tuple[int, int, int], tile: tuple[int, int]) -> None:
+    n, i, o = shape
+    x, dz = _normal(n, i), _normal(n, o)
+    dweight, dbias = _empty(i, o), _empty(o)
+    _launch_tiled(launcher, "backward_params", tile, (i, o), x, dz, dweight, dbias, N(n), N(i), N(o))
+    _assert_product(dweight, x.T.astype(np.float64) @ dz, x.T, dz, launcher)
+    np.testing.assert_allclose(dbias, dz.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-5)
+
+
+def test_three_passes_are_as_exact_as_float32(three: ctypes.CDLL) -> None:
+    n, i, o = 32, 784, 32
+    x, weight, bias = _normal(n, i), _normal(i, o), np.zeros(o, np.float32)
+    exact = x.astype(np.float64) @ weight
+    y = _empty(n, o)
+    launcher = HostLauncher(three)
+    _launch_tiled(launcher, "forward_leaky_relu", TILES[2], (n, o), x, weight, bias, y, N(n), N(i), N(o), F(1.0))
+    sequential = np.zeros((n, o), np.float32)
+    for k in range(i):
+        sequential += x[:, k : k + 1] * weight[k]
+    error, plain = (np.linalg.norm(result - exact) for result in (y, sequential))
+    assert error < 1.5 * plain
+
+
+@pytest.mark.parametrize("order", [1, 7])
+def test_whichever_thread_goes_first_the_bits_are_the_same(three: ctypes.CDLL, order: int) -> None:
+    n, i, o = 40, 100, 72
+    x, weight, bias, dz = _normal(n, i), _normal(i, o), _normal(o), _normal(n, o)
+    for tile in TILES:
+        results = []
+        for each in (0, order):
+            launcher = HostLauncher(three, order=each)
+            y, dweight, dbias, squares = _empty(n, o), _empty(i, o), _empty(o), _empty(2)
+            sizes = (N(n), N(i), N(o))
+            _launch_tiled(launcher, "forward_tanh", tile, (n, o), x, weight, bias, y, *sizes)
+            _launch_tiled(launcher, "backward_params", tile, (i, o), x, dz, dweight, dbias, *sizes)
+            p, m, v = (np.zeros(i * o, np.float32) for _ in range(3))
+            step, settings = np.zeros(1, np.uint32), (D(2e-4), D(0.9), D(0.999), D(1e-8))
+            launcher.launch("adam_update", (2, 1), p, weight, m, v, squares, N(i * o), step, *settings)
+            results.append((y, dweight, dbias, squares))
+        for one, other in zip(*results, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("__syncthreads();  // the slab has come", "// the slab has come"),
+        ("wait_copies<TILE::STAGES - 2>();", "wait_copies<TILE::STAGES - 1>();"),
+        ("int ahead = slab + TILE::STAGES - 1;", "int ahead = slab + TILE::STAGES;"),
+        ("if (warp_k == 1)", "if (warp_k == 0)"),
+    ],
+    ids=["no barrier", "reads before the copies are done", "one slab too far ahead", "half of the sum"],
+)
+def test_the_stand_in_notices_planted_bugs(folder: Path, change: tuple[str, str]) -> None:
+    launcher = HostLauncher(build(folder, 3, change), order=1)
+    n, i, o = 40, 200, 72
+    x, weight, bias, y = _normal(n, i), _normal(i, o), np.zeros(o, np.float32), _empty(n, o)
+    wrong = False
+    for tile in TILES:
+        _launch_tiled(launcher, "forward_leaky_relu", tile, (n, o), x, weight, bias, y, N(n), N(i), N(o), F(1.0))
+        wrong |= not np.allclose(y, x @ weight, atol=1e-3)
+    assert wrong
+
+
+@pytest.mark.parametrize("logits", [0, 1])
+@pytest.mark.parametrize("dropout", [False, True])
+def test_head(three: ctypes.CDLL, logits: int, dropout: bool) -> None:
+    n, i = 21, 72
+    x, weight, bias = _normal(n, i), _normal(i, 1) / 8, _normal(1)
+    target = np.resize([1.0, 0.0, 0.9], (n, 1)).astype(np.float32)
+    slopes = np.abs(_normal(n, i))
+    output, dz, dz_before = _empty(n), _empty(n), _empty(n, i)
+    launcher = HostLauncher(three)
+    launcher.launch(
+        "head", (-(-n * 32 // 256), 1), x, weight, bias, target, slopes if dropout else NULL, output, dz, dz_before,
+        N(n), N(i), SLOPE, N(logits),
+    )  # fmt: skip
+    z = ops.dense_forward(x, weight, bias)
+    if logits:
+        expected, expected_dz = z, ops.binary_cross_entropy_with_logits_backward(z, target)
+    else:
+        expected = ops.sigmoid_forward(z)
+        expected_dz = ops.sigmoid_backward(ops.binary_cross_entropy_backward(expected, target), expected)
+    expected_before = ops.dense_backward_dx(expected_dz, weight)
+    expected_before = expected_before * slopes if dropout else ops.leaky_relu_backward(expected_before, x, 0.2)
+    np.testing.assert_allclose(output, expected[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dz, expected_dz[:, 0], rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(dz_before, expected_before, rtol=1e-4, atol=1e-8)
+
+    dweight, dbias = _empty(i, 1), _empty(1)
+    launcher.launch("head_params", (-(-(i + 1) // 32), 1), x, dz, dweight, dbias, N(n), N(i))
+    for found, wanted in zip((dweight, dbias), ops.dense_backward_params(dz[:, None], x), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_inputs(three: ctypes.CDLL) -> None:
+    rows, batch, per_epoch, z = 3, 5, 4, 7
+    pixels = _RNG.integers(0, 256, (20, 784), dtype=np.uint8)
+    order = _RNG.permutation(20).astype(np.uint32)
+    images, noise_d, noise_g = _empty(rows, 784), _empty(rows, z), _empty(batch, z)
+    step = np.array([per_epoch * 9 + 2], np.uint32)
+    threads = rows * 196 + -(-noise_d.size // 4) + -(-noise_g.size // 4)
+    HostLauncher(three).launch(
+        "inputs", (-(-threads // 256), 1), pixels, order, step, images, noise_d, noise_g, N(rows), N(batch),
+        N(per_epoch), N(noise_d.size), N(noise_g.size), S(SEED),
+    )  # fmt: skip
+    np.testing.assert_array_equal(images, scale_pixels(pixels[order[2 * batch : 2 * batch + rows]]))
+    for site, noise in enumerate((noise_d, noise_g)):
+        expected = random.normal(SEED, Stream.LATENT, int(step[0]), site, noise.shape)
+        np.testing.assert_allclose(noise, expected, rtol=2e-6, atol=2e-6)
+
+
+# --- whole iterations --------------------------------------------------------------------------------------------------
+
+_IMAGES = _RNG.integers(0, 256, (44, 784), dtype=np.uint8)
+_CONFIG = TrainConfig(
+    dataset="digits", epochs=3, batch_size=8, latent_dim=10, seed=SEED
+)  # 5 whole batches and one of 4
+
+
+class _Stream:
+    """A stream that does everything at once, or notes it down while it captures."""
+
+    def __init__(self, gpu: _HostGpu) -> None:
+        self.gpu = gpu
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *problem: object) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def begin_capture(self) -> None:
+        assert self.gpu.captured is None
+        self.gpu.captured = []
+
+    def end_capture(self) -> Any:
+        assert self.gpu.captured is not None
+        calls, self.gpu.captured = self.gpu.captured, None
+        self.gpu.graphs.append(len(calls))
+
+        def launch(stream: object) -> None:
+            for call in calls:
+                call()
+
+        return types.SimpleNamespace(launch=launch)
+
+
+class _HostGpu(HostLauncher):
+    """``Gpu`` as far as ``Epochs`` uses it."""
+
+    def __init__(self, library: ctypes.CDLL, beside_late: bool) -> None:
+        super().__init__(library, beside_late=beside_late)
+        self.captured: list[Callable[[], None]] | None = None
+        self.graphs: list[int] = []
+        self.main = _Stream(self)
+
+    def _run(self, *call: Any) -> None:
+        if self.captured is None:
+            super()._run(*call)
+        else:
+            self.captured.append(lambda: HostLauncher._run(self, *call))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """A backend on which the tutorial's networks are narrow, and NumPy has what is asked of CuPy's streams."""
+    monkeypatch.setattr(networks, "_HIDDEN", (16, 24, 40))
+    numpy = types.ModuleType("numpy")
+    vars(numpy).update(vars(np))
+    numpy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
+        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None)
+    )
+    return Backend("numpy", numpy, "this CPU", "a test")
+
+
+def _train_fused(
+    library: ctypes.CDLL, backend: Backend, config: TrainConfig, late: bool = False
+) -> tuple[TrainState, Array]:
+    state = new_state(config, backend)
+    return state, np.concatenate(list(iterate_epochs(_HostGpu(library, late), state, _IMAGES, config)))  # type: ignore[arg-type]
+
+
+def _train_plainly(backend: Backend, config: TrainConfig) -> tuple[TrainState, Array]:
+    state = new_state(config, backend)
+    return state, np.array([[float(value) for value in metrics] for metrics in iterate(state, _IMAGES, config)])
+
+
+def _assert_same_run(one: tuple[TrainState, Array], other: tuple[TrainState, Array], tolerance: float) -> None:
+    (state, metrics), (expected, expected_metrics) = one, other
+    assert state.step == expected.step == state.adam_d.step == state.adam_g.step
+    np.testing.assert_allclose(metrics, expected_metrics, rtol=50 * tolerance, atol=10 * tolerance)
+    for net, wanted, adam, wanted_adam in (
+        (state.generator, expected.generator, state.adam_g, expected.adam_g),
+        (state.discriminator, expected.discriminator, state.adam_d, expected.adam_d),
+    ):
+        arrays = [*zip(adam.tensors().values(), wanted_adam.tensors().values(), strict=True)]
+        for found, right in ((net.parameters, wanted.parameters), (net.gradients, wanted.gradients), *arrays):
+            assert np.linalg.norm(found - right) < tolerance * np.linalg.norm(right)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loss": "bce-logits", "label_smoothing": 0.1},
+        {"dropout_in_g_step": True, "leaky_slope": 0.1, "dropout": 0.5, "beta1": 0.5, "lr_d": 1e-4},
+        {"batch_size": 44, "epochs": 5},
+        {"batch_size": 60, "epochs": 5, "latent_dim": 7},
+    ],
+    ids=["tutorial", "logits", "options", "one batch", "less than a batch"],
+)
+def test_training_is_that_of_train_step(three: ctypes.CDLL, small: Backend, changes: dict[str, Any]) -> None:
+    config = replace(_CONFIG, **changes)
+    _assert_same_run(_train_fused(three, small, config), _train_plainly(small, config), 1e-4)
+
+
+def test_tf32_trains_the_same_run_less_exactly(folder: Path, small: Backend) -> None:
+    _assert_same_run(_train_fused(build(folder, 1), small, _CONFIG), _train_plainly(small, _CONFIG), 0.1)
+
+
+def test_what_runs_beside_may_as_well_run_late(three: ctypes.CDLL, small: Backend) -> None:
+    (one, metrics), (other, late_metrics) = (_train_fused(three, small, _CONFIG, late) for late in (False, True))
+    np.testing.assert_array_equal(metrics, late_metrics)
+    np.testing.assert_array_equal(one.generator.parameters, other.generator.parameters)
+    np.testing.assert_array_equal(one.discriminator.parameters, other.discriminator.parameters)
+
+
+def test_a_run_in_parts_gives_the_bytes_of_one_in_a_piece(three: ctypes.CDLL, small: Backend) -> None:
+    whole, metrics = _train_fused(three, small, _CONFIG)
+    state = new_state(_CONFIG, small)
+    parts = []
+    for epochs in (1, 3):
+        gpu: Any = _HostGpu(three, False)
+        parts += list(iterate_epochs(gpu, state, _IMAGES, replace(_CONFIG, epochs=epochs)))
+    np.testing.assert_array_equal(np.concatenate(parts), metrics)
+    np.testing.assert_array_equal(state.generator.parameters, whole.generator.parameters)
+
+
+def test_an_epoch_begun_elsewhere_is_finished(three: ctypes.CDLL, small: Backend) -> None:
+    """As after a Ctrl-C on NumPy: the checkpoint is in the middle of an epoch."""
+    state = new_state(_CONFIG, small)
+    steps = iterate(state, _IMAGES, _CONFIG)
+    for _ in range(2):
+        next(steps)
+    done = list(iterate_epochs(_HostGpu(three, False), state, _IMAGES, _CONFIG))  # type: ignore[arg-type]
+    assert [len(each) for each in done] == [4, 6, 6]
+    expected = _train_plainly(small, _CONFIG)
+    _assert_same_run((state, np.concatenate(done)), (expected[0], expected[1][2:]), 1e-4)
+
+
+def test_launches_and_graphs(three: ctypes.CDLL, small: Backend) -> None:
+    gpu: Any = _HostGpu(three, False)
+    state = new_state(_CONFIG, small)
+    epochs = Epochs(gpu, state, _IMAGES, _CONFIG)
+    assert (epochs.per_epoch, epochs.whole, epochs.rest, epochs.together) == (6, 5, 4, 5)
+    epochs.finish_epoch()
+    assert gpu.graphs == []  # the first time launch by launch
+    per_iteration = len(gpu.launches) // 6
+    assert per_iteration == 32
+    for _ in range(2):
+        epochs.finish_epoch()
+    assert gpu.graphs == [5 * per_iteration, per_iteration]  # captured once each, then replayed
+    assert epochs.finish_epoch().shape == (6, len(StepMetrics._fields))
+
+
+# --- choices -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_tile_leaves_no_multiprocessor_idle_without_need() -> None:
+    assert tile_of(784, 1024, 132) == (64, 64)
+    assert tile_of(256, 1024, 132) == (32, 64)
+    assert tile_of(256, 512, 132) == (32, 32)
+    assert tile_of(128, 256, 132) == (32, 32)
+    assert tile_of(8, 8, 4) == (32, 32)
+
+
+def test_older_gpus_do_without_tensor_cores() -> None:
+    assert (passes("fp32", 90), passes("tf32", 90), passes("fp32", 75), passes("fp32", 80)) == (3, 1, 0, 3)
+    with pytest.raises(ValueError, match="7.0"):
+        passes("fp32", 61)
