@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import numpy as np
 from npgan.backend import Backend, to_numpy
 from npgan.config import TrainConfig
 from npgan.errors import InputError
-from npgan.files import replacing
+from npgan.files import becoming
 from npgan.kernels import REFERENCE, Kernels
 from npgan.optim import optimiser_for
 from npgan.training import StepMetrics, TrainState, new_networks
@@ -59,7 +61,7 @@ def save(path: Path, state: TrainState, config: TrainConfig, runtime: dict[str, 
 
     Raises OSError, and NotFinite, before anything is written, for a state that training cannot go on from.
     """
-    from safetensors import TensorSpec, serialize
+    from safetensors import SafetensorError, TensorSpec, serialize_file
 
     tensors = {name: np.ascontiguousarray(to_numpy(array)) for name, array in _named_arrays(state).items()}
     tensors[EPOCH_TOTALS] = np.asarray(epoch_totals, dtype=np.float64)
@@ -72,10 +74,17 @@ def save(path: Path, state: TrainState, config: TrainConfig, runtime: dict[str, 
         name: TensorSpec(dtype=array.dtype.name, shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
         for name, array in tensors.items()
     }
-    # safetensors.numpy.save makes one copy more, and save_file reports a full disk as text without an error number
-    content = serialize(specs, metadata={"npgan": f"{_digest(body, tensors)} {body}"})
-    with replacing(path) as file:
-        file.write(content)
+    with becoming(path) as temporary:
+        try:  # not safetensors.numpy.save: it holds the whole file twice
+            serialize_file(specs, temporary, metadata={"npgan": f"{_digest(body, tensors)} {body}"})
+        except SafetensorError as error:
+            raise _os_error(error) from None
+
+
+def _os_error(error: Exception) -> OSError:
+    """safetensors reports a full disk as text, such as "No space left on device (os error 28) at path …"."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def load(path: Path) -> Checkpoint:

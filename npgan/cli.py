@@ -314,8 +314,26 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument(
         "--batch-sizes", type=_integers, default=[128], metavar="INT,...", help="one table for each (default: 128)"
     )
+    parser.add_argument(
+        "--backend",
+        choices=("numpy", "cupy"),
+        default="numpy",
+        help="cupy: npgan and its peers on a GPU (default: numpy)",
+    )
+    parser.add_argument(
+        "--precisions",
+        type=_names,
+        metavar="NAME,...",
+        help="of products on a GPU, one table for each (default: fp32,tf32)",
+    )
     parser.add_argument("--rounds", type=int, default=15, help="turns of every contestant (default: 15)")
-    parser.add_argument("--calls", type=int, default=10, help="calls of it in a turn (default: 10)")
+    parser.add_argument(
+        "--calls", type=int, help="calls of it in a turn (default: 10; on a GPU 3, most of an epoch each)"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=300.0, metavar="SECONDS",
+        help="leave out a contestant that is not ready by then (default: 300)",
+    )  # fmt: skip
     parser.add_argument(
         "--only", type=_names, metavar="NAME,...", help="some contestants, such as 'npgan fused,jax step'"
     )

@@ -104,10 +104,15 @@ def fingerprint(data: Dataset) -> str:
 
 
 def cache_folder() -> Path:
-    """$NPGAN_DATA, else the platform's folder for caches. It may not exist yet."""
+    """$NPGAN_DATA, else the platform's folder for caches. It may not exist yet. Raises InputError without platformdirs."""
     if chosen := os.environ.get("NPGAN_DATA"):
         return Path(chosen)
-    import platformdirs
+    try:
+        import platformdirs
+    except ImportError:
+        raise InputError(
+            "platformdirs is not installed (pip install platformdirs): or name a folder for data sets in NPGAN_DATA"
+        ) from None
 
     return platformdirs.user_cache_path("npgan")
 

@@ -11,13 +11,22 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write, which takes the place of ``path`` when all went well: a kill or a power cut leaves the old one or
-    the new one. Raises OSError that names ``path``, and then leaves nothing behind."""
+    """A new file to write, which takes the place of ``path`` as in ``becoming``."""
+    with becoming(path) as temporary, open(temporary, "wb") as file:
+        yield file
+
+
+@contextmanager
+def becoming(path: Path) -> Iterator[Path]:
+    """An empty file beside ``path`` to write or to replace, which takes its place when all went well: a kill or a power cut
+    leaves the old one or the new one. Raises OSError that names ``path``, and then leaves nothing behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename within one file system
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        os.chmod(temporary, mode)  # a library that replaced it may have taken narrower permissions
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         publish(temporary, path)
     except OSError as error:

@@ -35,7 +35,9 @@ _SET_ASIDE_NAME = re.compile(r"step-\d{9,15}\.safetensors\.damaged")
 _SAMPLE_NAME = re.compile(r"epoch-\d{5,15}\.png")
 _EVALUATION_NAME = re.compile(r"evaluation(-curves)?\.(json|jsonl|png)")
 _TEMPORARY_NAME = re.compile(
-    r"\.(config\.json|metrics\.jsonl|evaluation[^.]*\.\w+|latest|kept\.json|diagnosis-step-\d+\.json|epoch-\d+\.png|step-\d+\.safetensors)\.\d+\.tmp|\.writable\.\d+"
+    r"\.(config\.json|metrics\.jsonl|evaluation[^.]*\.\w+|latest|kept\.json|diagnosis-step-\d+\.json|epoch-\d+\.png|"
+    r"step-\d+\.safetensors)\.\d+\.tmp|\.writable\.\d+|"
+    r"\.tmp\w{6}"  # of safetensors
 )
 _METRICS = {"epoch", "step", *StepMetrics._fields, "seconds", "images_per_second"}
 _MOST_TEXT = 1 << 20  # bytes of a config.json that we are willing to read

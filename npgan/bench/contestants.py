@@ -25,6 +25,7 @@ class Contestant(NamedTuple):
     flops: int  # of matrix products in one iteration
     detail: str = ""
     iterations: int = 1
+    launches: Callable[[], float | None] | None = None  # counts the kernels of an iteration, on a GPU
 
 
 class Missing(Exception):
@@ -46,6 +47,10 @@ class Product(NamedTuple):
 
 def make(name: str, batch: int, threads: int) -> Contestant:
     """The contestant called ``name``. Raises Missing when a library for it is not installed."""
+    if name.startswith("gpu "):
+        from npgan.bench import gpu
+
+        return gpu.make(name.removeprefix("gpu "), batch)
     if name.startswith("npgan"):
         return _npgan(name.removeprefix("npgan "), batch, threads)
     if name.startswith("products"):
@@ -58,7 +63,7 @@ def make(name: str, batch: int, threads: int) -> Contestant:
     from npgan.bench import peers
 
     peer = peers.make(name, batch, threads)
-    return Contestant(peer.run, _flops(batch), peer.detail, peer.iterations)
+    return Contestant(peer.run, flops(batch), peer.detail, peer.iterations)
 
 
 def pixels(count: int = IMAGES) -> np.ndarray:
@@ -74,7 +79,7 @@ def products(batch: int, empty: Callable[[int, int], Array] | None = None) -> li
         array[...] = rng.uniform(-1.0, 1.0, (rows, width))
         return array
 
-    weights = {net: [_weights(i, o, rng) for i, o in _pairs(widths)] for net, widths in _NETS.items()}
+    weights = {net: [_weights(i, o, rng) for i, o in pairs(widths)] for net, widths in _NETS.items()}
     dweights = {net: [np.empty_like(weight) for weight in net_weights] for net, net_weights in weights.items()}
     g_x, d_x, e_x = ([new(rows, width) for width in widths] for rows, widths in (
         (2 * batch, GENERATOR), (2 * batch, DISCRIMINATOR), (batch, DISCRIMINATOR)))  # fmt: skip
@@ -93,7 +98,7 @@ def products(batch: int, empty: Callable[[int, int], Array] | None = None) -> li
 _NETS = {"G": GENERATOR, "D": DISCRIMINATOR}
 
 
-def _pairs(widths: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def pairs(widths: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     return zip(widths, widths[1:], strict=False)
 
 
@@ -116,7 +121,7 @@ def _backward(
             yield Product(f"{net} dx {index}", dx[index + 1], weights[index].T, dx[index])
 
 
-def _flops(batch: int) -> int:
+def flops(batch: int) -> int:
     return sum(product.flops for product in products(batch))
 
 
@@ -151,4 +156,4 @@ def _npgan(kernels_name: str, batch: int, threads: int) -> Contestant:
     config = TrainConfig(dataset="digits", epochs=2**31 - 1, batch_size=batch)
     images = pixels(max(IMAGES // batch, 1) * batch)  # whole batches only
     steps = iterate(new_state(config, select("numpy"), kernels=chosen), images, config)
-    return Contestant(lambda: next(steps), _flops(batch), chosen.reason)
+    return Contestant(lambda: next(steps), flops(batch), chosen.reason)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import select
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +33,39 @@ _COLUMNS = ("", "median ms", "min ms", "ratio", "GFLOP/s", "of peak", "MB")
 def bench(
     products: blas.Products,
     batch_sizes: list[int],
+    backend: str = "numpy",
+    precisions: list[str] | None = None,
     rounds: int = 15,
-    calls: int = 10,
+    calls: int | None = None,
     only: list[str] | None = None,
+    patience: float = 300.0,
     json_path: Path | None = None,
     profile: bool = False,
 ) -> int:
     """Measures and prints; returns the exit status. ``rounds``: turns of every contestant; ``calls``: of it in a turn.
 
+    ``precisions``: of products on a GPU, a table for each. ``patience``: seconds that a contestant may take to get ready.
+
     Each contestant is a process of its own, because the thread pools of OpenBLAS, PyTorch and XLA slow each other down
     within one; they take turns, so that a change of the machine's speed hits all of them alike. Raises InputError.
     """
-    if rounds < 1 or calls < 1 or any(size < 1 for size in batch_sizes):
+    if rounds < 1 or (calls is not None and calls < 1) or any(size < 1 for size in batch_sizes):
         raise InputError("--rounds, --calls and --batch-sizes must be at least 1")
-    if unknown := set(only or []) - set(NAMES):
-        raise InputError(f"--only {', '.join(sorted(unknown))}: must be among {', '.join(NAMES)}")
-    if profile:
+    if backend == "cupy":
+        from npgan.bench.gpu import PRECISIONS, bench_gpu
+
+        if profile:
+            raise InputError("--profile is of the kernels on a CPU: leave out --backend cupy")
+        report = bench_gpu(batch_sizes, precisions or list(PRECISIONS), rounds, calls or 3, only, patience)
+    elif precisions:
+        raise InputError("--precisions needs a GPU: use --backend cupy")
+    elif profile:
         from npgan.bench.profile import show_profile
 
         show_profile(batch_sizes[0], products)
         return 0
-    report: dict[str, Any] = {"machine": _machine(), "products": products.describe(), "rounds": rounds, "calls": calls}
-    print(f"{report['machine']}; {report['products']}")
-    report["batch_sizes"] = {}
-    for batch in batch_sizes:
-        print(f"\nbatch {batch}, milliseconds per iteration (a D step and a G step), {rounds} turns of {calls}")
-        rows = measure([*(only or NAMES), _PEAK], batch, products.threads, rounds, calls)
-        report["batch_sizes"][str(batch)] = rows
-        _show(rows)
+    else:
+        report = _bench_cpu(products, batch_sizes, rounds, calls or 10, only, patience)
     if json_path is not None:
         try:
             json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -67,86 +74,136 @@ def bench(
     return 0
 
 
-def measure(names: list[str], batch: int, threads: int, rounds: int, calls: int) -> dict[str, dict[str, Any]]:
-    """For each contestant: its times and what follows from them, or why it is missing."""
-    workers: dict[str, _Worker] = {}
+def _bench_cpu(
+    products: blas.Products, batch_sizes: list[int], rounds: int, calls: int, only: list[str] | None, patience: float
+) -> dict[str, Any]:
+    check_names("--only", only or [], NAMES)
+    report: dict[str, Any] = {"machine": _machine(), "products": products.describe(), "rounds": rounds, "calls": calls}
+    print(f"{report['machine']}; {report['products']}")
+    report["batch_sizes"] = {}
+    for batch in batch_sizes:
+        print(f"\nbatch {batch}, milliseconds per iteration (a D step and a G step), {rounds} turns of {calls}")
+        workers = (Worker(name, batch, products.threads, patience) for name in [*(only or NAMES), _PEAK])
+        rows = measure(workers, rounds, calls, BASE, _PEAK)
+        report["batch_sizes"][str(batch)] = rows
+        _show(rows)
+    return report
+
+
+def check_names(flag: str, names: Collection[str], known: Collection[str]) -> None:
+    """Raises InputError when one of the names is not known."""
+    if unknown := set(names) - set(known):
+        raise InputError(f"{flag} {', '.join(sorted(unknown))}: must be among {', '.join(known)}")
+
+
+def measure(workers: Iterable[Worker], rounds: int, calls: int, base: str, peak: str) -> dict[str, dict[str, Any]]:
+    """For each contestant: its times and what follows from them, or why it is missing.
+
+    ``base``: the contestant that others are put in a ratio to; ``peak``: the one whose rate is what can be reached.
+    """
+    started: dict[str, Worker] = {}
     rows: dict[str, dict[str, Any]] = {}
     try:
-        for name in names:
-            worker = _Worker(name, batch, threads)
-            workers[name] = worker
-            rows[name] = worker.read()
-        running = {name: worker for name, worker in workers.items() if "missing" not in rows[name]}
-        times: dict[str, list[float]] = {name: [] for name in running}
+        for worker in workers:  # each is started when the one before is ready
+            started[worker.name] = worker
+            rows[worker.name] = worker.read()
+        times: dict[str, list[float]] = {name: [] for name in started}
         for _ in range(rounds):
-            for name, worker in running.items():
-                times[name] += worker.ask(str(calls if name != _PEAK else 2))["ms"]
-        for name, worker in running.items():
+            for name, worker in started.items():
+                if "missing" in rows[name]:
+                    continue
+                answer = worker.ask(str(calls if not name.endswith("peak") else 2))
+                rows[name] |= {key: value for key, value in answer.items() if key == "missing"}
+                times[name] += answer.get("ms", [])
+        for name, worker in started.items():
+            if "missing" in rows[name]:
+                continue
             rows[name] |= {"ms": times[name], "median_ms": statistics.median(times[name]), "min_ms": min(times[name])}
-            rows[name] |= worker.ask("end")
             rows[name]["gflops"] = rows[name]["flops"] / rows[name]["median_ms"] / 1e6
+            rows[name] |= {key: value for key, value in worker.ask("end").items() if key != "missing"}
     finally:
-        for worker in workers.values():
+        for worker in started.values():
             worker.stop()
     for row in rows.values():
         if "ms" in row:
-            row["of_peak"] = row["gflops"] / rows[_PEAK]["gflops"] if "ms" in rows.get(_PEAK, {}) else None
-            row["ratio"] = row["median_ms"] / rows[BASE]["median_ms"] if "ms" in rows.get(BASE, {}) else None
+            row["of_peak"] = row["gflops"] / rows[peak]["gflops"] if "ms" in rows.get(peak, {}) else None
+            row["ratio"] = row["median_ms"] / rows[base]["median_ms"] if "ms" in rows.get(base, {}) else None
     return rows
 
 
-class _Worker:
-    """A contestant's process."""
+class Worker:
+    """A contestant's process. An answer is {"missing": why} when it has ended, or does not answer in time."""
 
-    def __init__(self, name: str, batch: int, threads: int) -> None:
+    def __init__(self, name: str, batch: int, threads: int, patience: float) -> None:
+        """``patience``: seconds to wait for any answer."""
         self.name = name
+        self._patience = patience
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - what it writes to standard error, until stop()
         command = [sys.executable, "-m", "npgan.bench.worker", name, str(batch), str(threads)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
         )
 
     def ask(self, question: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(question + "\n")
-        self.process.stdin.flush()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(question + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return self._ended()
         return self.read()
 
     def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], self._patience)[0]:
+            return {"missing": f"no answer in {self._patience:.0f} s"}
+        line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of {self.name!r} ended")
+            return self._ended()
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        self._process.kill()
+        self._process.communicate()
+        self._said.close()
+
+    def _ended(self) -> dict[str, Any]:
+        status = self._process.wait()
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return {"missing": f"its process ended with status {status}: {lines[-1] if lines else ''}"[:200]}
 
 
 def _show(rows: dict[str, dict[str, Any]]) -> None:
     table = [_COLUMNS]
-    missing = []
     for name, row in rows.items():
-        if "missing" in row:
-            missing.append(f"{NAMES.get(name, name)}: {row['missing']}")
-        elif name != _PEAK:
+        if "ms" in row and name != _PEAK:
             table.append((
-                NAMES[name], f"{row['median_ms']:.2f}", f"{row['min_ms']:.2f}", _or_dash(row["ratio"], "{:.2f}".format),
-                f"{row['gflops']:.0f}", _or_dash(row["of_peak"], "{:.0%}".format), f"{row['peak_mb']:.0f}",
+                NAMES[name], f"{row['median_ms']:.2f}", f"{row['min_ms']:.2f}", or_dash(row["ratio"], "{:.2f}"),
+                f"{row['gflops']:.0f}", or_dash(row["of_peak"], "{:.0%}"), f"{row['peak_mb']:.0f}",
             ))  # fmt: skip
-    widths = [max(len(line[column]) for line in table) for column in range(len(_COLUMNS))]
+    print_table(table)
+    if "gflops" in rows.get(_PEAK, {}):
+        print(f"peak: a 2048 x 2048 product at {rows[_PEAK]['gflops']:.0f} GFLOP/s")
+    print_missing(rows, NAMES)
+
+
+def print_table(table: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for first, *rest in table:
         cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
         print(first.ljust(widths[0]), *cells, sep="  ")
-    if "gflops" in rows.get(_PEAK, {}):
-        print(f"peak: a 2048 x 2048 product at {rows[_PEAK]['gflops']:.0f} GFLOP/s")
-    for line in missing:
-        print(f"missing: {line}")
 
 
-def _or_dash(value: float | None, shown: Callable[[float], str]) -> str:
-    return "-" if value is None else shown(value)
+def print_missing(rows: dict[str, dict[str, Any]], names: dict[str, str]) -> None:
+    for name, row in rows.items():
+        if "missing" in row:
+            print(f"missing: {names.get(name, name)}: {row['missing']}")
+
+
+def or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
 
 
 def _machine() -> str:

@@ -1,7 +1,7 @@
-"""The same training step in PyTorch and in JAX, as fast as each can be made to do it. Only ``npgan bench`` uses these.
+"""The same training step in PyTorch and in JAX, as fast as each can be made to do it on a CPU. Only ``npgan bench`` uses these.
 
 Same networks, batch, dropout, loss and Adam. D's weights get no gradient in the G step. Peers report the two losses only;
-npgan also reports D's mean outputs and two gradient norms.
+npgan also reports D's mean outputs and two gradient norms. ``gpu_peers`` has the same steps on a GPU.
 """
 
 from __future__ import annotations
@@ -40,41 +40,85 @@ def _batches(batch: int) -> Iterator[np.ndarray]:
 
 def _torch(variant: str, batch: int, threads: int) -> Peer:
     import torch
-    from torch import nn
 
     torch.set_num_threads(threads)
+    images = torch.from_numpy(pixels(max(IMAGES // batch, 1) * batch))
+    step, batches = torch_step(images, batch, torch.compile if variant == "compiled" else None), _batches(batch)
+
+    def run() -> tuple[float, float]:
+        loss_d, loss_g = step(torch.from_numpy(next(batches)))
+        return loss_d.item(), loss_g.item()
+
+    return Peer(run, f"PyTorch {torch.__version__}, fused Adam, {threads} threads")
+
+
+def _jax(variant: str, batch: int, threads: int) -> Peer:
+    import jax
+
+    step, state = jax_step(batch)
+    images = jax.numpy.asarray(pixels(max(IMAGES // batch, 1) * batch))
+    batches = _batches(batch)
+    one = jax.jit(step, donate_argnums=0)
+    many = jax.jit(lambda s, i, x: jax.lax.scan(lambda s, row: step(s, row, x), s, i), donate_argnums=0)
+
+    def run() -> None:
+        nonlocal state
+        if variant == "scan":
+            state, losses = many(state, np.stack([next(batches) for _ in range(_SCAN_LENGTH)]), images)
+        else:
+            state, losses = one(state, next(batches), images)
+        jax.block_until_ready((state, losses))
+
+    detail = f"JAX {jax.__version__}, jitted{', 10 steps a call' if variant == 'scan' else ''}"
+    return Peer(run, detail, _SCAN_LENGTH if variant == "scan" else 1)
+
+
+def torch_step(
+    images: Any, batch: int, compiler: Callable[[Any], Any] | None, capturable: bool = False
+) -> Callable[[Any], tuple[Any, Any]]:
+    """A function of indices (B,) int64 that trains one iteration and returns the losses (D, G), on the device of ``images``.
+
+    ``images``: (M, 784) uint8. ``compiler``: torch.compile or one like it, for the two losses with what leads to them.
+    ``capturable``: whether Adam's step counter lies on the device, as a CUDA graph needs it.
+    """
+    import torch
+    from torch import nn
+
+    device = images.device
 
     def network(widths: tuple[int, ...], dropout: bool, last: nn.Module) -> nn.Sequential:
         layers: list[nn.Module] = []
         for inputs, outputs in zip(widths, widths[1:-1], strict=False):
             layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(CONFIG.leaky_slope, inplace=True)]
             layers += [nn.Dropout(CONFIG.dropout)] * dropout
-        return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]), last)
+        return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]), last).to(device)
+
+    def adam(net: nn.Sequential, lr: float) -> torch.optim.Adam:
+        betas = (CONFIG.beta1, CONFIG.beta2)
+        return torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=True, capturable=capturable)
 
     g, d = network(GENERATOR, False, nn.Tanh()), network(DISCRIMINATOR, True, nn.Sigmoid())
-    betas = (CONFIG.beta1, CONFIG.beta2)
-    adam_g = torch.optim.Adam(g.parameters(), lr=CONFIG.lr_g, betas=betas, fused=True)
-    adam_d = torch.optim.Adam(d.parameters(), lr=CONFIG.lr_d, betas=betas, fused=True)
-    images = torch.from_numpy(pixels(max(IMAGES // batch, 1) * batch))
-    loss, batches = nn.BCELoss(), _batches(batch)
-    ones, target_d = torch.ones(batch, 1), torch.cat([torch.ones(batch, 1), torch.zeros(batch, 1)])
+    adam_g, adam_d = adam(g, CONFIG.lr_g), adam(d, CONFIG.lr_d)
+    loss = nn.BCELoss()
+    ones = torch.ones(batch, 1, device=device)
+    target_d = torch.cat([ones, torch.zeros(batch, 1, device=device)])
 
     def d_loss(real: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            fake = g(torch.randn(batch, GENERATOR[0]))
+            fake = g(torch.randn(batch, GENERATOR[0], device=device))
         return loss(d(torch.cat([real.float() / 127.5 - 1.0, fake])), target_d)
 
     def g_loss() -> torch.Tensor:
-        return loss(d(g(torch.randn(batch, GENERATOR[0]))), ones)
+        return loss(d(g(torch.randn(batch, GENERATOR[0], device=device))), ones)
 
-    if variant == "compiled":
-        d_loss, g_loss = torch.compile(d_loss), torch.compile(g_loss)
+    if compiler is not None:
+        d_loss, g_loss = compiler(d_loss), compiler(g_loss)
 
-    def run() -> tuple[float, float]:
+    def step(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         d.train()
         d.requires_grad_(True)
         adam_d.zero_grad(set_to_none=True)
-        value_d = d_loss(images[torch.from_numpy(next(batches))])
+        value_d = d_loss(images[indices])
         value_d.backward()
         adam_d.step()
         d.eval()
@@ -83,12 +127,13 @@ def _torch(variant: str, batch: int, threads: int) -> Peer:
         value_g = g_loss()
         value_g.backward()
         adam_g.step()
-        return value_d.item(), value_g.item()
+        return value_d.detach(), value_g.detach()
 
-    return Peer(run, f"PyTorch {torch.__version__}, fused Adam, {threads} threads")
+    return step
 
 
-def _jax(variant: str, batch: int, threads: int) -> Peer:
+def jax_step(batch: int) -> tuple[Callable[[Any, Any, Any], tuple[Any, Any]], Any]:
+    """A pure function (state, indices (B,), images (M, 784) uint8) → (state, losses (D, G)), and the state to start from."""
     import jax
     import jax.numpy as jnp
 
@@ -146,19 +191,4 @@ def _jax(variant: str, batch: int, threads: int) -> Peer:
 
     g, d = parameters(GENERATOR), parameters(DISCRIMINATOR)
     zeros = lambda tree: (jax.tree.map(jnp.zeros_like, tree), jax.tree.map(jnp.zeros_like, tree))  # noqa: E731
-    state = (g, d, zeros(g), zeros(d), jnp.float32(0), jax.random.key(0))
-    images = jnp.asarray(pixels(max(IMAGES // batch, 1) * batch))
-    batches = _batches(batch)
-    one = jax.jit(step, donate_argnums=0)
-    many = jax.jit(lambda s, i, x: jax.lax.scan(lambda s, row: step(s, row, x), s, i), donate_argnums=0)
-
-    def run() -> None:
-        nonlocal state
-        if variant == "scan":
-            state, losses = many(state, np.stack([next(batches) for _ in range(_SCAN_LENGTH)]), images)
-        else:
-            state, losses = one(state, next(batches), images)
-        jax.block_until_ready((state, losses))
-
-    detail = f"JAX {jax.__version__}, jitted{', 10 steps a call' if variant == 'scan' else ''}"
-    return Peer(run, detail, _SCAN_LENGTH if variant == "scan" else 1)
+    return step, (g, d, zeros(g), zeros(d), jnp.float32(0), jax.random.key(0))

@@ -11,7 +11,10 @@ import resource
 import sys
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from npgan.bench.contestants import Contestant
 
 WARM_UP = 3
 
@@ -40,7 +43,7 @@ def main(name: str, batch: int, threads: int) -> None:
     answer({"ready": contestant.detail, "flops": contestant.flops})
     for line in sys.stdin:
         if line.strip() == "end":
-            answer({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+            answer({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024} | _launches(contestant))
             return
         times = []
         for _ in range(int(line)):
@@ -48,6 +51,16 @@ def main(name: str, batch: int, threads: int) -> None:
             contestant.run()
             times.append(1e3 * (time.perf_counter() - start) / contestant.iterations)
         answer({"ms": times})
+
+
+def _launches(contestant: Contestant) -> dict[str, Any]:
+    """The kernels of an iteration, counted last: a profiler slows down what comes after."""
+    if contestant.launches is None:
+        return {}
+    try:
+        return {"launches": contestant.launches()}
+    except Exception as problem:  # of a library's profiler: the times are worth keeping
+        return {"launches": None, "launches_problem": f"{type(problem).__name__}: {problem}"[:200]}
 
 
 if __name__ == "__main__":

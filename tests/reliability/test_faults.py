@@ -128,10 +128,12 @@ def test_the_pointer_is_only_a_pointer(run: Path, whole: Path, train: Train, poi
     (run / "checkpoints/latest").unlink()
     if pointer is not None:
         (run / "checkpoints/latest").write_text(pointer)
-    (run / ".config.json.123.tmp").touch()
+    litter = [run / ".config.json.123.tmp", run / "checkpoints/.tmpAbC123"]  # the second: of safetensors
+    for path in litter:
+        path.touch()
     assert train("--resume", run) == 0
     assert (run / "checkpoints/latest").read_text() == "step-000000008.safetensors\n"
-    assert not (run / ".config.json.123.tmp").exists()
+    assert not any(path.exists() for path in litter)
 
 
 def test_no_whole_checkpoint_is_told(run: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
