@@ -42,7 +42,7 @@ def build(folder: Path, passes: int, change: tuple[str, str] | None = None, more
     library = file.with_suffix(".so")
     if not library.exists():
         file.write_text(text, encoding="utf-8")
-        options = ["-std=c++14", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w", f"-DPASSES={passes}"]
+        options = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w", f"-DPASSES={passes}"]
         subprocess.run([COMPILER, *options, file, "-o", library], check=True)
     return ctypes.CDLL(str(library))
 

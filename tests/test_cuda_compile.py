@@ -24,7 +24,7 @@ def _compile(architecture: str, passes: int) -> bytes:
         pytest.skip(f"NVRTC does not load ({problem}): pip install 'npgan[nvrtc]'")
     if int(architecture[3:]) not in supported:
         pytest.skip(f"this NVRTC does not know {architecture}")
-    options = (f"-arch={architecture}", "--std=c++14", f"-DPASSES={passes}")
+    options = (f"-arch={architecture}", "--std=c++17", f"-DPASSES={passes}")
     cubin, _ = compiler._NVRTCProgram(source(), "step.cu", method="cubin").compile(options)
     return bytes(cubin)
 
@@ -46,7 +46,7 @@ def test_a_mistake_does_not_compile() -> None:
     _compile("sm_90", 3)  # skips where there is no compiler
     wrong = source().replace("*step += 1;", "*steps += 1;")
     with pytest.raises(compiler.CompileException, match="steps"):
-        compiler._NVRTCProgram(wrong, "step.cu", method="cubin").compile(("-arch=sm_90", "--std=c++14", "-DPASSES=3"))
+        compiler._NVRTCProgram(wrong, "step.cu", method="cubin").compile(("-arch=sm_90", "--std=c++17", "-DPASSES=3"))
 
 
 def test_no_register_spills(capfd: pytest.CaptureFixture[str]) -> None:
@@ -56,7 +56,7 @@ def test_no_register_spills(capfd: pytest.CaptureFixture[str]) -> None:
 
     _compile("sm_90", 3)
     program = compiler._NVRTCProgram(source(), "step.cu", method="cubin")
-    program.compile(("-arch=sm_90", "--std=c++14", "-DPASSES=3", "--ptxas-options=-v"))
+    program.compile(("-arch=sm_90", "--std=c++17", "-DPASSES=3", "--ptxas-options=-v"))
     report = nvrtc.getProgramLog(program.ptr) + capfd.readouterr().err
     spills = re.findall(r"(\d+) bytes spill stores", report)
     assert len(spills) >= len(kernel_names(source()))  # functions that are not inlined have a line too

@@ -75,7 +75,7 @@ class Gpu:
     def compile(self, passes: int) -> None:
         """``passes``: how products are done, see product.cuh. Raises InputError where this CUDA cannot do it."""
         self.passes = passes
-        options = ("--std=c++14", f"-DPASSES={passes}")
+        options = ("--std=c++17", f"-DPASSES={passes}")
         try:
             self._module = self._cupy.RawModule(code=source(), options=options, backend="nvrtc")
             self._module.compile()
