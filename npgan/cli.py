@@ -141,10 +141,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train the GAN", description="Train the GAN.", allow_abbrev=False)
     where = parser.add_argument_group("where it runs and where its files are")
-    where.add_argument(
-        "--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto",
-        help="auto takes a working GPU, else NumPy, and says why (default: auto)",
-    )  # fmt: skip
+    _add_backend(where, "auto takes a working GPU, else NumPy, and says why (default: auto)")
     where.add_argument(
         "--dataset", choices=("auto", "mnist", "digits"), default="auto",
         help="auto is MNIST from disk, else downloaded, else the embedded digits (default: auto)",
@@ -209,6 +206,10 @@ def _add_train(commands: Any) -> None:
     )  # fmt: skip
 
 
+def _add_backend(group: Any, text: str) -> None:
+    group.add_argument("--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help=text)
+
+
 def _add_products(group: Any) -> None:
     group.add_argument("--threads", type=int, metavar="INT", help="on a CPU (default: the cores the process may use)")
     group.add_argument(
@@ -231,9 +232,7 @@ def _add_sample(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--interpolate", action="store_true", help="each row of 8 walks from one sample to another")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    parser.add_argument(
-        "--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help="(default: auto)"
-    )
+    _add_backend(parser, "(default: auto)")
 
 
 def _add_gradcheck(commands: Any) -> None:
@@ -249,9 +248,7 @@ def _add_gradcheck(commands: Any) -> None:
     parser.add_argument("--verbose", action="store_true", help="a line for every tensor")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON, with every number, instead")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
-    parser.add_argument(
-        "--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help="(default: auto)"
-    )
+    _add_backend(parser, "(default: auto)")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -275,9 +272,7 @@ def _add_evaluate(commands: Any) -> None:
         "--seeds", type=int, default=1, help="draw every set so many times and show the spread (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first draw (default: 0)")
-    parser.add_argument(
-        "--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help="(default: auto)"
-    )
+    _add_backend(parser, "(default: auto)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 

@@ -13,8 +13,10 @@ import hashlib
 import http.client
 import io
 import os
+import shutil
 import socket
 import tempfile
+import time
 import urllib.error
 import zlib
 from collections.abc import Callable, Iterator
@@ -47,6 +49,7 @@ DIGITS_COUNT = {"train": 60_000, "test": 10_000}
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _TIMEOUT = 20.0  # seconds without a byte until a mirror is given up
+_ABANDONED = 3600.0  # seconds after which a folder of a download is nobody's any more
 _SPOT_CHECK = 1000  # cached digits compared with newly drawn ones: 50 ms find a cache that an older version drew
 
 
@@ -220,6 +223,9 @@ def _download(cache: Path, report: Report) -> str:
         ) from None
     try:
         (cache / "mnist").mkdir(parents=True, exist_ok=True)
+        for left in cache.glob("download-*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
         staging = tempfile.TemporaryDirectory(prefix="download-", dir=cache, ignore_cleanup_errors=True)
     except OSError as error:
         raise DownloadError(

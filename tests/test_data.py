@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import os
 import socket
 import struct
 import sys
@@ -181,6 +182,14 @@ def test_downloads_verifies_and_then_stays_local(
     assert files_under(cache) == {f"mnist/{name}" for name in NAMES}
     assert [path.name for path in cache.iterdir()] == ["mnist"]  # no staging folder
     assert capfd.readouterr() == ("", "")
+
+    for name in ("download-killed", "download-of-another"):
+        (cache / name).mkdir()
+    os.utime(cache / "download-killed", (0, 0))
+    (cache / "mnist" / NAMES[0]).unlink()
+    load_dataset("mnist", None)
+    assert sorted(path.name for path in cache.iterdir()) == ["download-of-another", "mnist"]
+    del asked[4:]
 
     again = load_dataset("auto", None, "test", lines.append)
     assert len(asked) == 4 and len(lines) == 1 and "MNIST in" in again.source
