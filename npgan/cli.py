@@ -334,7 +334,7 @@ def _add_bench(commands: Any) -> None:
     )
     parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="write every time there, too")
     parser.add_argument(
-        "--profile", action="store_true", help="instead: npgan's time per operation, at the first batch size"
+        "--profile", action="store_true", help="instead: npgan's time per operation or kernel, at the first batch size"
     )
     _add_products(parser)
 

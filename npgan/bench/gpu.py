@@ -48,7 +48,6 @@ def bench_gpu(
     """Measures and prints. Returns the report for JSON. Raises InputError, also where there is no GPU."""
     from npgan.backend import select
 
-    check_names("--precisions", precisions, PRECISIONS)
     check_names("--only", only or [], NAMES)
     report: dict[str, Any] = {"machine": select("cupy").device, "rounds": rounds, "calls": calls, "precisions": {}}
     print(report["machine"])

@@ -54,9 +54,14 @@ def bench(
     if backend == "cupy":
         from npgan.bench.gpu import PRECISIONS, bench_gpu
 
+        precisions = precisions or list(PRECISIONS)
+        check_names("--precisions", precisions, PRECISIONS)
         if profile:
-            raise InputError("--profile is of the kernels on a CPU: leave out --backend cupy")
-        report = bench_gpu(batch_sizes, precisions or list(PRECISIONS), rounds, calls or 3, only, patience)
+            from npgan.bench.gpu_profile import show_gpu_profile
+
+            show_gpu_profile(batch_sizes[0], precisions[0])
+            return 0
+        report = bench_gpu(batch_sizes, precisions, rounds, calls or 3, only, patience)
     elif precisions:
         raise InputError("--precisions needs a GPU: use --backend cupy")
     elif profile:

@@ -1,0 +1,81 @@
+"""``npgan bench --backend cupy --profile``: how long each launch of a fused iteration takes when nothing runs beside it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npgan import kernels
+from npgan.backend import select
+from npgan.bench.contestants import pixels
+from npgan.config import TrainConfig
+from npgan.kernels.cuda.step import CudaStep, Resident
+from npgan.training import StepMetrics, new_state
+
+_REPEATED = 50  # copies of a launch in one captured graph: the host's share of each is nothing
+_REPLAYS = 5
+
+
+class Timed(NamedTuple):
+    kernel: str
+    blocks: int
+    microseconds: float
+
+
+def show_gpu_profile(batch: int, precision: str) -> None:
+    """Prints every launch of one iteration in order. Raises InputError where fused kernels cannot run."""
+    backend = select("cupy", precision)
+    gpu = kernels.select_for_gpu("fused", backend.xp, precision, None).gpu
+    config = TrainConfig(dataset="digits", batch_size=batch)
+    xp = backend.xp
+    resident = Resident(
+        backend.to_device(pixels(batch)), xp.arange(batch, dtype=np.uint32), xp.zeros(1, dtype=np.uint32),
+        xp.zeros((1, len(StepMetrics._fields)), dtype=np.float32),
+    )  # fmt: skip
+    stopwatch = Stopwatch(gpu, xp.cuda)
+    step = CudaStep(stopwatch, new_state(config, backend), config, resident, batch)
+    backend.synchronize()
+    step.launch()
+    print(
+        f"{backend.device}, {precision}, batch {batch}: microseconds of each launch on its own, minimum of {_REPLAYS}"
+    )
+    print(f"{'kernel':<40}{'blocks':>8}{'µs':>8}")
+    for each in stopwatch.timed:
+        print(f"{each.kernel:<40}{each.blocks:>8}{each.microseconds:>8.2f}")
+    total = sum(each.microseconds for each in stopwatch.timed)
+    print(f"{f'{len(stopwatch.timed)} launches, one after the other':<48}{total:>8.1f}")
+
+
+class Stopwatch:
+    """A ``Launcher`` that times each launch: it repeats it, so what is computed is of no use."""
+
+    def __init__(self, gpu: Any, cuda: Any) -> None:
+        self.multiprocessors = gpu.multiprocessors
+        self.timed: list[Timed] = []
+        self._gpu, self._cuda = gpu, cuda
+
+    def launch(self, kernel: str, blocks: tuple[int, int], *arguments: Any) -> None:
+        stream = self._gpu.main
+        with stream:
+            self._gpu.launch(kernel, blocks, *arguments)  # loads it
+            stream.begin_capture()
+            for _ in range(_REPEATED):
+                self._gpu.launch(kernel, blocks, *arguments)
+            graph = stream.end_capture()
+            times = []
+            for _ in range(_REPLAYS):
+                start, end = self._cuda.Event(), self._cuda.Event()
+                start.record(stream)
+                graph.launch(stream)
+                end.record(stream)
+                end.synchronize()
+                times.append(1e3 * self._cuda.get_elapsed_time(start, end) / _REPEATED)
+        self.timed.append(Timed(kernel, blocks[0] * blocks[1], min(times)))
+
+    def beside(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def join(self) -> None:
+        pass
