@@ -93,6 +93,10 @@ def select_as_before(
     if precision is None:
         same = before.get("backend") == backend_name or backend_name == "auto"
         precision = (before.get("precision") if same else None) or "fp32"
+    if precision == "tf32" and config.eval_every is not None:
+        raise InputError(
+            "--eval-every measures in float32, so not with --precision tf32: npgan evaluate can, afterwards"
+        )
     backend = select(backend_name, precision)
     if backend_name != asked_for:
         backend = replace(backend, reason="as before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from npgan import backend
+from npgan.cli import main
 from npgan.errors import InputError
 
 
@@ -99,3 +101,10 @@ def test_cupy_computes_what_numpy_computes() -> None:
                 break
         results.append(backend.to_numpy(state.generator.parameters))
     np.testing.assert_allclose(results[1], results[0], atol=2e-4)
+
+
+def test_evaluation_is_not_done_in_tf32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--precision", "tf32", "--eval-every", "1", "--dataset", "digits", "--out", str(tmp_path / "run")]
+    assert main(["train", *flags]) == 2
+    assert "--eval-every measures in float32" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

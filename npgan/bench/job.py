@@ -161,6 +161,7 @@ class Worker:
     def read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], self._patience)[0]:
+            self._process.kill()  # or it would go on working beside the others
             return {"missing": f"no answer in {self._patience:.0f} s"}
         line = self._process.stdout.readline()
         if not line:

@@ -95,7 +95,7 @@ def _checked(name: str) -> str:
 
 @contextmanager
 def _notice(report: Report) -> Iterator[None]:
-    notice = threading.Timer(_PATIENCE, report, ["compiling the fused kernels: once on this machine, about 10 seconds"])
+    notice = threading.Timer(_PATIENCE, report, ["compiling the fused kernels: once on this machine, a few seconds"])
     notice.start()
     try:
         yield

@@ -7,7 +7,8 @@
 // PASSES, a compile option: how a product of floats is done.
 //   1  TF32: both factors rounded to 10 bits of fraction, one pass of the tensor cores
 //   3  float32 accuracy from three TF32 passes: x = big + small, both TF32, so x·y ≈ small·big + big·small + big·big; what is
-//      left out is 2⁻²² of x·y (Markidis et al. 2018; Ootomo and Yokota 2022)
+//      left out is 2⁻²² of x·y (Markidis et al. 2018). Sums over more than eight k's are made outside the tensor cores, which do
+//      not round to nearest (Ootomo and Yokota 2022)
 //   0  plain float32 FMAs, for GPUs below compute capability 8.0
 #pragma once
 
@@ -102,10 +103,15 @@ __device__ inline void multiply_add(float c[COUNT][4], const float* a_slab, cons
         float b_small[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) b_small[i] = round_to_tf32(b[i] - b_big[i]);
-        mma_tf32(c[j], a_small, b_big);
-        mma_tf32(c[j], a_big, b_small);
-#endif
+        float part[4] = {};  // the unit cuts off what it adds; over many k's that would cost the last four digits
+        mma_tf32(part, a_small, b_big);
+        mma_tf32(part, a_big, b_small);
+        mma_tf32(part, a_big, b_big);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) c[j][i] += part[i];
+#else
         mma_tf32(c[j], a_big, b_big);
+#endif
     }
 #endif
 }
