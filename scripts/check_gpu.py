@@ -70,7 +70,7 @@ def parts(out: Path, data: list[str]) -> list[Part]:
     """In the order of importance: what comes late may find too little time left."""
     python = sys.executable
     # Warnings of other CUDA libraries' versions are not what is tested here.
-    tests = "-m pytest -m gpu -W default -rs -v --durations=15 -p no:cacheprovider".split()
+    tests = ["-m", "pytest", "-m", "gpu", "-W", "default", "-rs", "-v", "--durations=15", "-p", "no:cacheprovider"]
     fastest = "npgan fused,torch graph,torch compiled graph,jax step,jax scan"  # of all, what has a chance in the time
     return [
         Part("tests", [python, *tests, str(ROOT / "tests" / "test_gpu.py")], 230, 240),
