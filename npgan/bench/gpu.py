@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from npgan.bench import gpu_peers
 from npgan.bench.contestants import DISCRIMINATOR, GENERATOR, Contestant, Missing, flops, pairs, pixels
+from npgan.bench.gpu_profile import launches
 from npgan.bench.job import Worker, check_names, measure, or_dash, print_missing, print_table
 from npgan.config import TrainConfig
 from npgan.data import iterations_per_epoch
@@ -165,32 +165,3 @@ def _npgan(kernels_name: str, batch: int, iterations: int, precision: str) -> Co
         backend.synchronize()
 
     return Contestant(run, flops(batch), chosen.reason, _STEPS_OF_REFERENCE)
-
-
-def launches(backend: Any, config: TrainConfig, multiprocessors: int) -> int:
-    """Kernels that an iteration of the fused step launches."""
-    from npgan.kernels.cuda.step import CudaStep, Resident
-    from npgan.training import new_state
-
-    nothing = backend.xp.zeros((1, 784), dtype=np.uint8)
-    counter = _Counter(multiprocessors)
-    step = CudaStep(counter, new_state(config, backend), config, Resident(*[nothing] * 4), config.batch_size)
-    step.launch()
-    return counter.launches
-
-
-class _Counter:
-    """A ``Launcher`` that starts nothing."""
-
-    def __init__(self, multiprocessors: int) -> None:
-        self.multiprocessors = multiprocessors
-        self.launches = 0
-
-    def launch(self, kernel: str, blocks: tuple[int, int], *arguments: Any) -> None:
-        self.launches += 1
-
-    def beside(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def join(self) -> None:
-        pass

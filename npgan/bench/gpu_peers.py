@@ -9,10 +9,10 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from npgan.bench.contestants import Missing
-from npgan.bench.peers import jax_step, torch_step
+from npgan.bench.peers import Peer, jax_step, torch_step
 
 TORCH = ("torch eager", "torch compiled", "torch graph", "torch compiled graph")
 JAX = {  # the flags of XLA that are swept
@@ -28,16 +28,7 @@ _UNROLLED = 4  # iterations in the body of the loop
 _WARM_UP = 11  # PyTorch wants as many before a capture: torch.cuda.CUDAGraph, "whole-network capture"
 
 
-class GpuPeer(NamedTuple):
-    """``run()`` trains ``iterations`` and returns when the device is done; ``launches()`` counts an iteration's kernels."""
-
-    run: Callable[[], Any]
-    detail: str
-    iterations: int
-    launches: Callable[[], float | None]
-
-
-def make(name: str, batch: int, iterations: int, in_a_graph: int, pixels: Any, precision: str) -> GpuPeer:
+def make(name: str, batch: int, iterations: int, in_a_graph: int, pixels: Any, precision: str) -> Peer:
     """The peer ``name`` of TORCH or JAX. ``pixels``: (iterations · batch, 784) uint8 in main memory: an epoch.
 
     ``in_a_graph``: iterations of a captured graph, a divisor of ``iterations``. Raises Missing.
@@ -47,7 +38,7 @@ def make(name: str, batch: int, iterations: int, in_a_graph: int, pixels: Any, p
     return _jax(name.removeprefix("jax "), batch, iterations, pixels, precision, JAX[name])
 
 
-def _torch(variant: str, batch: int, iterations: int, in_a_graph: int, pixels: Any, precision: str) -> GpuPeer:
+def _torch(variant: str, batch: int, iterations: int, in_a_graph: int, pixels: Any, precision: str) -> Peer:
     import torch
 
     if not torch.cuda.is_available():
@@ -68,7 +59,7 @@ def _torch(variant: str, batch: int, iterations: int, in_a_graph: int, pixels: A
         return len(kernels) / in_a_graph
 
     detail = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, fused Adam"
-    return GpuPeer(run, detail, iterations, launches)
+    return Peer(run, detail, iterations, launches)
 
 
 def torch_epoch(variant: str, batch: int, iterations: int, in_a_graph: int, images: Any) -> Callable[..., Any]:
@@ -127,7 +118,7 @@ def torch_epoch(variant: str, batch: int, iterations: int, in_a_graph: int, imag
     return replay
 
 
-def _jax(variant: str, batch: int, iterations: int, pixels: Any, precision: str, flags: str) -> GpuPeer:
+def _jax(variant: str, batch: int, iterations: int, pixels: Any, precision: str, flags: str) -> Peer:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or the other contestants find no memory
     import jax
@@ -143,7 +134,7 @@ def _jax(variant: str, batch: int, iterations: int, pixels: Any, precision: str,
     def launches() -> float | None:
         return jax_launches(run, iterations)
 
-    return GpuPeer(run, " ".join(f"JAX {jax.__version__} {flags}".split()), iterations, launches)
+    return Peer(run, " ".join(f"JAX {jax.__version__} {flags}".split()), iterations, launches)
 
 
 def jax_epoch(variant: str, batch: int, iterations: int, pixels: Any) -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""``npgan bench --backend cupy --profile``: how long each launch of a fused iteration takes when nothing runs beside it."""
+"""The launches of a fused iteration on a GPU: how many they are, and how long each takes when nothing runs beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgan import kernels
-from npgan.backend import select
+from npgan.backend import Backend, select
 from npgan.bench.contestants import pixels
 from npgan.config import TrainConfig
 from npgan.kernels.cuda.step import CudaStep, Resident
@@ -48,7 +48,36 @@ def show_gpu_profile(batch: int, precision: str) -> None:
     print(f"{f'{len(stopwatch.timed)} launches, one after the other':<48}{total:>8.1f}")
 
 
-class Stopwatch:
+def launches(backend: Backend, config: TrainConfig, multiprocessors: int) -> int:
+    """Kernels that an iteration of the fused step launches."""
+    nothing = backend.xp.zeros((1, 784), dtype=np.uint8)
+    counter = _Counter(multiprocessors)
+    CudaStep(counter, new_state(config, backend), config, Resident(*[nothing] * 4), config.batch_size).launch()
+    return counter.launches
+
+
+class _InOrder:
+    """The part of a ``Launcher`` that says what runs beside what: here nothing does."""
+
+    def beside(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def join(self) -> None:
+        pass
+
+
+class _Counter(_InOrder):
+    """A ``Launcher`` that starts nothing."""
+
+    def __init__(self, multiprocessors: int) -> None:
+        self.multiprocessors = multiprocessors
+        self.launches = 0
+
+    def launch(self, kernel: str, blocks: tuple[int, int], *arguments: Any) -> None:
+        self.launches += 1
+
+
+class Stopwatch(_InOrder):
     """A ``Launcher`` that times each launch: it repeats it, so what is computed is of no use."""
 
     def __init__(self, gpu: Any, cuda: Any) -> None:
@@ -73,9 +102,3 @@ class Stopwatch:
                 end.synchronize()
                 times.append(1e3 * self._cuda.get_elapsed_time(start, end) / _REPEATED)
         self.timed.append(Timed(kernel, blocks[0] * blocks[1], min(times)))
-
-    def beside(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def join(self) -> None:
-        pass

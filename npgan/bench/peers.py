@@ -19,9 +19,12 @@ _SCAN_LENGTH = 10
 
 
 class Peer(NamedTuple):
+    """As in ``contestants.Contestant``, without what all peers have in common."""
+
     run: Callable[[], Any]
     detail: str
     iterations: int = 1
+    launches: Callable[[], float | None] | None = None
 
 
 def make(name: str, batch: int, threads: int) -> Peer:
