@@ -29,6 +29,7 @@ class Products:
 
     threads: int
     reason: str  # why this core
+    asked: bool = False  # for BLAS, by naming a core: then npgan's own products are left off
 
     def describe(self) -> str:
         """For the run's header: what NumPy's products really run on."""
@@ -45,7 +46,7 @@ def prepare(core: str = "auto", threads: int | None = None) -> Products:
     """
     if threads is not None and not 1 <= threads <= 1024:
         raise InputError(f"--threads must be from 1 to 1024, got {threads}")
-    return Products(_prepare_threads(threads), _prepare_core(core, _cpu_flags()))
+    return Products(_prepare_threads(threads), _prepare_core(core, _cpu_flags()), core != "auto")
 
 
 def core_in_use() -> str:

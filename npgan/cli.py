@@ -214,8 +214,8 @@ def _add_products(group: Any) -> None:
     group.add_argument("--threads", type=int, metavar="INT", help="on a CPU (default: the cores the process may use)")
     group.add_argument(
         "--blas-core", default="auto", metavar="CORE",
-        help="auto chooses for AMD's AVX-512 processors what OpenBLAS does not, default leaves it alone; or one of "
-        "OpenBLAS's names (default: auto)",
+        help="auto: npgan's own matrix products where the processor has AVX-512, else BLAS; default: BLAS as it is; "
+        "or BLAS with one of OpenBLAS's cores (default: auto)",
     )  # fmt: skip
 
 

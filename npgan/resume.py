@@ -103,5 +103,5 @@ def select_as_before(
     if kernels_name == "auto" and before.get("kernels") == "reference":
         return backend, precision, replace(kernels.REFERENCE, reason="as before")
     if backend.name == "numpy":
-        return backend, precision, kernels.select(kernels_name, products.threads, report)
+        return backend, precision, kernels.select(kernels_name, products.threads, report, products.asked)
     return backend, precision, kernels.select_for_gpu(kernels_name, backend.xp, precision, unsupported(config), report)

@@ -136,7 +136,7 @@ def train(
             "backend": backend.name,
             "precision": precision,
             "kernels": chosen.name,
-            "products": f"{blas.core_in_use()} x {products.threads}" if backend.name == "numpy" else None,
+            "products": _products(chosen, products) if backend.name == "numpy" else None,
             "data_dir": str(data_dir.resolve()) if data_dir else None,
             "data_sha256": fingerprint(data),
         }
@@ -291,6 +291,11 @@ def _epoch_metrics(epoch: int, step: int, means: np.ndarray, seconds: float, ima
     }
 
 
+def _products(chosen: kernels.Kernels, products: blas.Products) -> str:
+    """What decides the bytes of a product: npgan's own sums in one order, BLAS in one that depends on core and threads."""
+    return "npgan" if chosen.products else f"{blas.core_in_use()} x {products.threads}"
+
+
 def _header(
     run: RunFolder,
     config: TrainConfig,
@@ -308,7 +313,7 @@ def _header(
         ("backend", f"{backend.name} ({backend.reason})"),
         ("device", backend.device),
         ("kernels", f"{chosen.name}, {runtime['precision']} ({chosen.reason})"),
-        *([("products", products.describe())] if backend.name == "numpy" else []),
+        *([("products", chosen.products or products.describe())] if backend.name == "numpy" else []),
         ("parameters", f"{g:,} generator + {d:,} discriminator"),
         ("data", f"{data.name}, {len(data.images):,} images: {data.source}"),
         ("training", f"{config.epochs} epochs of {iterations_per_epoch(len(data.images), config.batch_size)}{start}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_a_missing_peer_is_a_row_that_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(contestants.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "numba", None)
     for name, extra in (("jax step", "bench"), ("torch eager", "bench"), ("products columns", "fast")):
         with pytest.raises(contestants.Missing, match=extra):
             contestants.make(name, 4, 1)

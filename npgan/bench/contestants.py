@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgan import kernels
+from npgan.backend import select
 from npgan.config import TrainConfig
+from npgan.errors import InputError
+from npgan.training import iterate, new_state
 
 Array = Any
 
@@ -54,7 +57,7 @@ def make(name: str, batch: int, threads: int) -> Contestant:
     if name.startswith("npgan"):
         return _npgan(name.removeprefix("npgan "), batch, threads)
     if name.startswith("products"):
-        return _products(batch, in_columns=name.endswith("columns"))
+        return _products(name.removeprefix("products "), batch, threads)
     if name == "peak":
         return _peak()
     library = name.split()[0].lower()
@@ -125,16 +128,31 @@ def flops(batch: int) -> int:
     return sum(product.flops for product in products(batch))
 
 
-def _products(batch: int, in_columns: bool) -> Contestant:
-    if in_columns and importlib.util.find_spec("numba") is None:
-        raise Missing("numba is not installed: pip install 'npgan[fast]'")
-    work = products(batch, importlib.import_module("npgan.kernels.cpu").empty if in_columns else None)
+def _products(kind: str, batch: int, threads: int) -> Contestant:
+    """Only the products of an iteration: npgan's own, or BLAS's on arrays that lie by columns, or by rows."""
+    multiply: Callable[[Array, Array, Array], Array] = np.matmul
+    empty = None
+    if kind != "rows":
+        chosen = _fused(threads, blas=kind != "own")
+        empty = chosen.chains.empty
+        if kind == "own":
+            if not chosen.products:
+                raise Missing("BLAS's products are used here, as there is no AVX-512 or no OpenMP")
+            multiply = chosen.chains.matmul
+    work = products(batch, empty)
 
     def run() -> None:
         for product in work:
-            np.matmul(product.a, product.b, out=product.out)
+            multiply(product.a, product.b, product.out)
 
     return Contestant(run, sum(product.flops for product in work), f"{len(work)} products")
+
+
+def _fused(threads: int, blas: bool) -> kernels.Kernels:
+    try:
+        return kernels.select("fused", threads, blas_asked=blas)
+    except InputError as problem:
+        raise Missing(str(problem)) from None
 
 
 def _peak() -> Contestant:
@@ -143,17 +161,9 @@ def _peak() -> Contestant:
     return Contestant(lambda: np.matmul(a, b, out=out), 2 * 2048**3)
 
 
-def _npgan(kernels_name: str, batch: int, threads: int) -> Contestant:
-    from npgan import kernels
-    from npgan.backend import select
-    from npgan.errors import InputError
-    from npgan.training import iterate, new_state
-
-    try:
-        chosen = kernels.select(kernels_name, threads)
-    except InputError as problem:
-        raise Missing(str(problem)) from None
+def _npgan(kind: str, batch: int, threads: int) -> Contestant:
+    chosen = kernels.select("reference") if kind == "reference" else _fused(threads, blas=kind == "blas")
     config = TrainConfig(dataset="digits", epochs=2**31 - 1, batch_size=batch)
     images = pixels(max(IMAGES // batch, 1) * batch)  # whole batches only
     steps = iterate(new_state(config, select("numpy"), kernels=chosen), images, config)
-    return Contestant(lambda: next(steps), flops(batch), chosen.reason)
+    return Contestant(lambda: next(steps), flops(batch), f"{chosen.reason}; {chosen.products or 'BLAS'}")

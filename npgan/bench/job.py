@@ -18,9 +18,11 @@ from npgan.errors import InputError
 BASE = "npgan fused"  # the ratios are to this one
 NAMES = {
     BASE: "npgan, fused kernels",
+    "npgan blas": "npgan, fused, BLAS",
     "npgan reference": "npgan, reference",
-    "products rows": "products only, rows",
-    "products columns": "products only, columns",
+    "products own": "products only, npgan",
+    "products columns": "products only, BLAS",
+    "products rows": "products, BLAS, rows",
     "torch eager": "PyTorch, eager",
     "torch compiled": "PyTorch, compiled",
     "jax step": "JAX, jitted step",

@@ -17,7 +17,6 @@ from npgan import blas, kernels
 from npgan.backend import select
 from npgan.bench.contestants import pixels
 from npgan.config import TrainConfig
-from npgan.kernels import stages
 from npgan.training import iterate, new_state
 
 ITERATIONS = 40
@@ -37,11 +36,11 @@ class Operation:
 
 def show_profile(batch: int, products: blas.Products) -> None:
     """Prints the median time of every operation, and the totals by kind."""
-    chosen = kernels.select("auto", products.threads)
+    chosen = kernels.select("auto", products.threads, blas_asked=products.asked)
     if chosen.name != "fused":
         raise RuntimeError(f"there is nothing to profile: {chosen.reason}")
     iterations, whole = record(batch, chosen)
-    print(f"{products.describe()}; batch {batch}, medians of {ITERATIONS} iterations")
+    print(f"{chosen.products or products.describe()}; batch {batch}, medians of {ITERATIONS} iterations")
     print(f"{'operation':<58}{'ms':>8}{'GFLOP/s':>9}{'GB/s':>7}")
     sums = {"products": 0.0, "passes": 0.0}
     for calls in zip(*iterations, strict=True):
@@ -81,16 +80,14 @@ def record(batch: int, chosen: kernels.Kernels) -> tuple[list[list[Operation]], 
     chains = SimpleNamespace(empty=chosen.chains.empty)
     for name, _ in inspect.getmembers(kernels.reference, inspect.isfunction):
         if not name.startswith("_") and name != "empty":
-            setattr(chains, name, timed(name, getattr(chosen.chains, name), is_product=False))
-    numpy = SimpleNamespace(**vars(np))
-    numpy.matmul = timed("matmul", np.matmul, is_product=True)
+            setattr(chains, name, timed(name, getattr(chosen.chains, name), is_product=name == "matmul"))
     config = TrainConfig(dataset="digits", epochs=2**31 - 1, batch_size=batch)
     images = pixels(-(-6000 // batch) * batch)
     state = new_state(config, select("numpy"), kernels=replace(chosen, chains=chains))
     steps = iterate(state, images, config)
     iterations: list[list[Operation]] = []
     whole: list[float] = []
-    with patch.object(chosen.chains, "np", numpy), patch.object(stages, "np", numpy):
+    with patch.object(chosen.chains, "matmul", chains.matmul):  # for the products inside the fused forwards
         for count in range(ITERATIONS + 3):
             operations.clear()
             start = time.perf_counter()

@@ -31,6 +31,7 @@ class Kernels:
     name: str  # "reference" or "fused"
     reason: str  # why, for the run's header
     chains: Any  # the module kernels.reference, or a module with the same functions
+    products: str = ""  # what multiplies matrices, where it is not NumPy's BLAS
     gpu: Any = None  # kernels.cuda.gpu.Gpu, where iterations are captured and replayed instead of walking the networks
 
     @property
@@ -42,11 +43,12 @@ class Kernels:
 REFERENCE = Kernels("reference", "the plain maths of ops.py", reference)
 
 
-def select(name: str, threads: int = 1, report: Report = lambda line: None) -> Kernels:
+def select(name: str, threads: int = 1, report: Report = lambda line: None, blas_asked: bool = False) -> Kernels:
     """The kernels for ``--kernels`` auto, reference or fused on NumPy.
 
     ``threads``: how many the fused kernels may use. ``report`` is told when the kernels have to be compiled first, which
-    happens once on a machine. Raises InputError when fused kernels are asked for and cannot be had.
+    happens once on a machine. ``blas_asked``: matrix products stay NumPy's; else the fused kernels bring their own where
+    those are faster. Raises InputError when fused kernels are asked for and cannot be had.
     """
     if _checked(name) == "reference":
         return Kernels("reference", "asked for by --kernels reference", reference)
@@ -58,10 +60,14 @@ def select(name: str, threads: int = 1, report: Report = lambda line: None) -> K
             raise InputError(f"--kernels fused: {missing}: pip install 'npgan[fast]'") from None
         return Kernels("reference", f"{missing}: pip install 'npgan[fast]' to train twice as fast", reference)
     with _notice(report):
-        from npgan.kernels import cpu
-    cpu.use_threads(threads)
+        from npgan.kernels import cpu, jit, products
+    # BLAS's threads and the kernels' own would keep the cores from each other, so only one of the two has more than one
+    own = products.suitable() and not blas_asked
+    alone = jit.use_threads(threads if own else 1)
+    products.use(own and not alone)
     asked = "asked for by --kernels fused, " if name == "fused" else ""
-    return Kernels("fused", f"{asked}numba {numba.__version__}", cpu)
+    reason = f"{asked}numba {numba.__version__}" + (f"; on one thread: {alone}" if alone else "")
+    return Kernels("fused", reason, cpu, products.describe())
 
 
 def select_for_gpu(
@@ -84,7 +90,7 @@ def select_for_gpu(
         if name == "fused":
             raise InputError(f"--kernels fused: {problem}") from None
         return Kernels("reference", str(problem), reference)
-    return Kernels("fused", f"iterations as CUDA graphs, {gpu.products}", reference, gpu)
+    return Kernels("fused", f"iterations as CUDA graphs, {gpu.products}", reference, gpu=gpu)
 
 
 def _checked(name: str) -> str:
@@ -95,7 +101,7 @@ def _checked(name: str) -> str:
 
 @contextmanager
 def _notice(report: Report) -> Iterator[None]:
-    notice = threading.Timer(_PATIENCE, report, ["compiling the fused kernels: once on this machine, a few seconds"])
+    notice = threading.Timer(_PATIENCE, report, ["compiling the fused kernels: once on this machine, some ten seconds"])
     notice.start()
     try:
         yield

@@ -12,17 +12,17 @@ Sums run in an order that does not depend on the number of threads, so neither d
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numba import prange
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
 from npgan import random
-from npgan.kernels.noise import compiled, counter, normal, philox  # noqa: F401 - normal is one of the kernels
+from npgan.kernels.jit import compiled, shared
+from npgan.kernels.noise import counter, normal, philox  # noqa: F401 - normal and matmul are kernels too
+from npgan.kernels.products import matmul
 from npgan.layers import DropoutKey, dropout_threshold
 from npgan.ops import BCE_EPSILON
 
@@ -30,15 +30,6 @@ Array = Any  # numpy.ndarray
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _ADAM_BLOCK = 1 << 14
-
-_threads = 1
-_helpers = ThreadPoolExecutor(1)
-
-
-def use_threads(count: int) -> None:
-    """Shares out the loops that are long enough to ``count`` threads, from now on."""
-    global _threads, _helpers
-    _threads, _helpers = count, ThreadPoolExecutor(max(1, count - 1))
 
 
 def empty(rows: int, width: int) -> Array:
@@ -79,14 +70,14 @@ def _result(out: Array | None, rows: int, width: int) -> tuple[Array, Array]:
 
 def dense_leaky_relu_forward(x: Array, weight: Array, bias: Array, slope: float, out: Array | None = None) -> Array:
     y, rows = _result(out, x.shape[0], weight.shape[1])
-    np.matmul(x, weight, out=y)
+    matmul(x, weight, y)
     _bias_leaky_relu(rows, bias, slope)
     return y
 
 
-@compiled("void(float32[:, :], float32[::1], float32)")
+@shared("void(float32[:, :], float32[::1], float32)")
 def _bias_leaky_relu(y, bias, slope):  # type: ignore[no-untyped-def]
-    for o in range(y.shape[0]):
+    for o in prange(y.shape[0]):
         row, b = _row(y[o]), bias[o]
         for n in range(row.size):
             z = row[n] + b
@@ -101,9 +92,9 @@ def dense_leaky_relu_backward(
     return dz
 
 
-@compiled("void(float32[:, :], float32[:, :], float32, float32[::1], float32[:, :])")
+@shared("void(float32[:, :], float32[:, :], float32, float32[::1], float32[:, :])")
 def _leaky_relu_backward(dy, y, slope, dbias, dz):  # type: ignore[no-untyped-def]
-    for o in range(dz.shape[0]):
+    for o in prange(dz.shape[0]):
         dy_row, y_row, dz_row = _row(dy[o]), _row(y[o]), _row(dz[o])
         total = _ZERO
         for n in range(dz_row.size):
@@ -133,7 +124,7 @@ def dense_leaky_relu_dropout_forward(
         raise ValueError(f"the width must be a multiple of 8, got {width}")  # a Philox block would span two rows
     y, rows = _result(out, x.shape[0], width)
     slopes, slope_rows = _result(slopes, *y.shape)
-    np.matmul(x, weight, out=y)
+    matmul(x, weight, y)
     _bias_leaky_relu_dropout(
         rows,
         bias,
@@ -146,13 +137,13 @@ def dense_leaky_relu_dropout_forward(
     return y, slopes
 
 
-@compiled(
+@shared(
     "void(float32[:, :], float32[::1], float32, float32, uint32, uint64, uint64, uint64, uint64, uint64, float32[:, :])",
 )
 def _bias_leaky_relu_dropout(y, bias, slope, scale, threshold, stream, step, site, k0, k1, slopes):  # type: ignore[no-untyped-def]
     groups = y.shape[0] // 8
-    bits = np.empty((8, y.shape[1]), np.uint16)
-    for group in range(groups):
+    for group in prange(groups):
+        bits = np.empty((8, y.shape[1]), np.uint16)
         b0, b1, b2, b3, b4, b5, b6, b7 = bits[0], bits[1], bits[2], bits[3], bits[4], bits[5], bits[6], bits[7]
         for n in range(b0.size):
             w0, w1, w2, w3 = philox(np.uint64(n * groups + group), step, site, stream, k0, k1)
@@ -178,9 +169,9 @@ def dense_leaky_relu_dropout_backward(
     return dz
 
 
-@compiled("void(float32[:, :], float32[:, :], float32[::1], float32[:, :])")
+@shared("void(float32[:, :], float32[:, :], float32[::1], float32[:, :])")
 def _scale_backward(dy, slopes, dbias, dz):  # type: ignore[no-untyped-def]
-    for o in range(dz.shape[0]):
+    for o in prange(dz.shape[0]):
         dy_row, slope_row, dz_row = _row(dy[o]), _row(slopes[o]), _row(dz[o])
         total = _ZERO
         for n in range(dz_row.size):
@@ -196,14 +187,14 @@ def _scale_backward(dy, slopes, dbias, dz):  # type: ignore[no-untyped-def]
 
 def dense_tanh_forward(x: Array, weight: Array, bias: Array, out: Array | None = None) -> Array:
     y, rows = _result(out, x.shape[0], weight.shape[1])
-    np.matmul(x, weight, out=y)
+    matmul(x, weight, y)
     _add_bias(rows, bias)
     return np.tanh(y, out=y)  # NumPy's is vectorised, numba's is not
 
 
-@compiled("void(float32[:, :], float32[::1])")
+@shared("void(float32[:, :], float32[::1])")
 def _add_bias(y, bias):  # type: ignore[no-untyped-def]
-    for o in range(y.shape[0]):
+    for o in prange(y.shape[0]):
         row, b = _row(y[o]), bias[o]
         for n in range(row.size):
             row[n] += b
@@ -215,9 +206,9 @@ def dense_tanh_backward(dy: Array, y: Array, dbias: Array | None = None, out: Ar
     return dz
 
 
-@compiled("void(float32[:, :], float32[:, :], float32[::1], float32[:, :])")
+@shared("void(float32[:, :], float32[:, :], float32[::1], float32[:, :])")
 def _tanh_backward(dy, y, dbias, dz):  # type: ignore[no-untyped-def]
-    for o in range(dz.shape[0]):
+    for o in prange(dz.shape[0]):
         dy_row, y_row, dz_row = _row(dy[o]), _row(y[o]), _row(dz[o])
         total = _ZERO
         for n in range(dz_row.size):
@@ -233,7 +224,7 @@ def _tanh_backward(dy, y, dbias, dz):  # type: ignore[no-untyped-def]
 
 def dense_sigmoid_forward(x: Array, weight: Array, bias: Array, out: Array | None = None) -> Array:
     y, rows = _result(out, x.shape[0], weight.shape[1])
-    np.matmul(x, weight, out=y)
+    matmul(x, weight, y)
     _bias_sigmoid(rows, bias)
     return y
 
@@ -268,7 +259,7 @@ def _sigmoid_backward(dy, y, dbias, dz):  # type: ignore[no-untyped-def]
 def dense_backward_dx(dy: Array, weight: Array, out: Array | None = None) -> Array:
     dx, rows = _result(out, dy.shape[0], weight.shape[0])
     if weight.shape[1] > 1:
-        return np.matmul(dy, weight.T, out=dx)
+        return matmul(dy, weight.T, dx)
     _outer(_wide(dy)[0], weight[:, 0], rows)  # 0.01 ms; as a matrix product it takes 0.08
     return dx
 
@@ -328,23 +319,15 @@ def adam_update(
     blocks = -(-param.size // _ADAM_BLOCK)
     squares = np.empty(blocks)  # Σ grad² of each block, added up in this order whoever computed it
     rate, unbias = lr / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
-    shares = [
-        partial(_adam, param, grad, m, v, beta1, beta2, epsilon, rate, unbias, squares, first, last)
-        for first, last in pairwise(blocks * share // _threads for share in range(_threads + 1))
-    ]
-    others = [_helpers.submit(share) for share in shares[1:]]
-    shares[0]()
-    for other in others:
-        other.result()
+    _adam(param, grad, m, v, beta1, beta2, epsilon, rate, unbias, squares)
     return math.sqrt(squares.sum())
 
 
-@compiled(
-    "void(float32[::1], float32[::1], float32[::1], float32[::1], float32, float32, float32, float32, float32, float64[::1], "
-    "int64, int64)",
+@shared(
+    "void(float32[::1], float32[::1], float32[::1], float32[::1], float32, float32, float32, float32, float32, float64[::1])",
 )
-def _adam(param, grad, m, v, beta1, beta2, epsilon, rate, unbias, squares, first, last):  # type: ignore[no-untyped-def]
-    for block in range(first, last):
+def _adam(param, grad, m, v, beta1, beta2, epsilon, rate, unbias, squares):  # type: ignore[no-untyped-def]
+    for block in prange(squares.size):
         start, stop = block * _ADAM_BLOCK, min((block + 1) * _ADAM_BLOCK, param.size)
         p_, g_, m_, v_ = param[start:stop], grad[start:stop], m[start:stop], v[start:stop]
         total = _ZERO
@@ -370,10 +353,10 @@ def scale_pixels(pixels: Array, out: Array | None = None, dtype: Any = np.float3
     return y
 
 
-@compiled("void(uint8[:, ::1], float32[:, :])")
+@shared("void(uint8[:, ::1], float32[:, :])")
 def _scale_pixels(pixels, y):  # type: ignore[no-untyped-def]
-    for start in range(0, y.shape[0], 64):  # 64 columns of a row of pixels are on one cache line or two
-        for o in range(start, min(start + 64, y.shape[0])):
+    for part in prange(-(-y.shape[0] // 64)):  # 64 columns of a row of pixels are on one cache line or two
+        for o in range(64 * part, min(64 * part + 64, y.shape[0])):
             row = _row(y[o])
             for n in range(row.size):
                 row[n] = np.float32(pixels[n, o]) / np.float32(127.5) - _ONE

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import prange
 
 from npgan import random
+from npgan.kernels.jit import compiled, shared
 
 Array = Any  # numpy.ndarray
 
@@ -19,15 +19,6 @@ _LN_2, _TWO_PI = np.float32(math.log(2.0)), np.float32(2.0 * math.pi)
 _THIRD, _FIFTH, _SEVENTH, _NINTH = (np.float32(1.0 / odd) for odd in (3, 5, 7, 9))
 _COS = tuple(np.float32((-1.0) ** k / math.factorial(2 * k)) for k in (1, 2, 3, 4))
 _SIN = tuple(np.float32((-1.0) ** k / math.factorial(2 * k + 1)) for k in (1, 2, 3, 4))
-
-
-def compiled(signature: str, inline: Literal["never", "always"] = "never") -> Callable[[Any], Any]:
-    """Compiled when this module is first imported, then kept on disk, next to the source or in numba's own cache folder.
-
-    Loops vectorise only with NumPy's rules for x/0 and where sums may be reordered. NaN and infinity keep their meaning.
-    """
-    fastmath = {"contract", "reassoc", "nsz"}
-    return njit(signature, cache=True, nogil=True, error_model="numpy", fastmath=fastmath, inline=inline)
 
 
 @compiled("UniTuple(uint64, 4)(uint64, uint64, uint64, uint64, uint64, uint64)", inline="always")
@@ -96,9 +87,9 @@ def normal(
     return values
 
 
-@compiled("void(float32[::1], uint64, uint64, uint64, uint64, uint64, uint64)")
+@shared("void(float32[::1], uint64, uint64, uint64, uint64, uint64, uint64)")
 def _normal(values, first_block, stream, step, site, k0, k1):  # type: ignore[no-untyped-def]
-    for block in range(values.size // 4):
+    for block in prange(values.size // 4):
         w0, w1, w2, w3 = philox(first_block + np.uint64(block), step, site, stream, k0, k1)
         values[4 * block], values[4 * block + 1] = _box_muller(w0, w1)
         values[4 * block + 2], values[4 * block + 3] = _box_muller(w2, w3)

@@ -25,6 +25,11 @@ def empty(rows: int, width: int) -> Array:
     return np.empty((rows, width), dtype=np.float32)
 
 
+def matmul(a: Array, b: Array, out: Array) -> Array:
+    """a·b. Shapes: a (M, K), b (K, N) → out (M, N)."""
+    return np.matmul(a, b, out=out)
+
+
 def dense_leaky_relu_forward(x: Array, weight: Array, bias: Array, slope: float, out: Array | None = None) -> Array:
     """Shapes: x (N, I), weight (I, O), bias (O,) → y (N, O)."""
     return ops.leaky_relu_forward(ops.dense_forward(x, weight, bias), slope, out)

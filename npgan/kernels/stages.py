@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from npgan.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid, Tanh
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -119,5 +117,5 @@ class Stage:
             case Sigmoid():
                 dz = self.chains.dense_sigmoid_backward(dy, cache.y, dbias, dz)
         if need_params:
-            np.matmul(cache.x.T, dz, out=dense.dweight)
+            self.chains.matmul(cache.x.T, dz, dense.dweight)
         return self.chains.dense_backward_dx(dz, dense.weight, dx) if need_dx else None

@@ -1,0 +1,54 @@
+"""How the kernels of ``cpu`` are compiled, and the threads that their loops are shared out to: numba's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numba
+from numba import prange
+
+# numba would also split up sums and NumPy's functions; only the loops that say ``prange`` are meant to be.
+_PARALLEL = dict.fromkeys(
+    ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
+)
+_njit: Any = numba.njit
+_OPTIONS: dict[str, Any] = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract", "reassoc", "nsz"},
+}
+
+
+def compiled(signature: str, inline: Literal["never", "always"] = "never") -> Callable[[Any], Any]:
+    """Compiled when this module is first imported, then kept on disk, next to the source or in numba's own cache folder.
+
+    Loops vectorise only with NumPy's rules for x/0 and where sums may be reordered. NaN and infinity keep their meaning.
+    """
+    return _njit(signature, inline=inline, **_OPTIONS)
+
+
+def shared(signature: str) -> Callable[[Any], Any]:
+    """As ``compiled``, with every ``prange`` loop shared out to the threads: its turns must not need one another."""
+    return _njit(signature, parallel={"prange": True, **_PARALLEL}, **_OPTIONS)
+
+
+def use_threads(count: int) -> str:
+    """Shares out ``shared`` loops to ``count`` threads from now on, at most to the cores. Returns why to fewer, or "".
+
+    OpenMP's threads stay awake for a while and start a loop within 3 µs. Those that numba has where there is no OpenMP
+    take 0.1 ms, longer than most loops here last, so then there is one thread.
+    """
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    _first(1)  # only now numba chooses its threads
+    if count == 1 or numba.threading_layer() != "workqueue":
+        return ""
+    numba.set_num_threads(1)
+    return "numba finds no OpenMP, such as libgomp"
+
+
+@shared("void(int64)")
+def _first(count):  # type: ignore[no-untyped-def]
+    for _ in prange(count):
+        pass
