@@ -1,16 +1,16 @@
-"""Matrix products for AVX-512, in place of BLAS's: for the three layouts that ``cpu`` has, float32, compiled by numba.
+"""Matrix products for AVX-512 in place of BLAS's: float32, of matrices that lie by rows or by columns, compiled by numba.
 
 A batch of this model is small, so BLAS spends a good part of a product on copying both factors into the order that its
-inner loop likes, and on waking its threads. The layouts of ``cpu`` need little of that. Everything is C = A·B with C by
-rows; letters as in ``ops``, and x, y, dz lie column by column, so their transposes lie by rows:
+inner loop likes, and on waking its threads. The way ``cpu`` keeps its arrays, little of that is needed. Everything here is
+C = A·B with C by rows; x, y and dz lie by columns, so their transposes lie by rows (letters as in ``ops``):
 
-    yᵀ (O, N) = Wᵀ (O, I) · xᵀ (I, N)     A by columns: 64 rows of it at a time are copied into panels
-    dxᵀ (I, N) = W (I, O) · dzᵀ (O, N)    as it lies
-    dW (I, O) = xᵀ (I, N) · dz (N, O)     B by columns: 32 columns of it at a time are transposed into a panel
+    dxᵀ (I, N) = W (I, O) · dzᵀ (O, N)    both by rows: used as they lie
+    yᵀ (O, N) = Wᵀ (O, I) · xᵀ (I, N)     A by columns: 64 rows of it at a time are packed into panels
+    dW (I, O) = xᵀ (I, N) · dz (N, O)     B by columns: 32 columns of it at a time are turned into a panel
 
-The inner loop (``_tile``) keeps a tile of C, 8 rows of two vectors, in 16 registers while it runs through the depth: two
-vectors of B, eight numbers of A, sixteen fused multiply-adds (Goto and van de Geijn 2008 call this the inner kernel).
-Every number of C is summed in the order of the depth, so results depend neither on the threads nor on the batch.
+The inner kernel (``_tile``; the name is Goto and van de Geijn's, 2008) keeps 8 rows of two vectors of C in 16 registers
+while it runs through the depth: two vectors of B, eight numbers of A, sixteen fused multiply-adds. Every number of C is
+summed in the order of the depth, whatever the threads, the batch and the place in it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ _LANES = 16  # float32 in an AVX-512 register
 _ROWS = 8
 _TILE = 2 * _LANES  # columns
 _PANELS = 8  # panels of _ROWS rows that are packed at once: 64 neighbours in memory, four cache lines
-_BLOCK = (
-    128  # columns of B that are used for all rows of A before the next are: 512 KB at a depth of 1024, in the L2 cache
-)
+_BLOCK = 128  # columns of B that all rows of A meet before the next: 512 KB at a depth of 1024, in the L2 cache
 
 _intrinsic: Any = intrinsic
 
@@ -73,7 +71,7 @@ def matmul(a: Array, b: Array, out: Array) -> Array:
 
 
 def _multiply(a: Array, b: Array, out: Array) -> bool:
-    """a·b into ``out``, or False where the layout is none of the three."""
+    """a·b into ``out``; or False where one of them lies neither by rows nor by columns."""
     if out.strides[0] == out.itemsize and out.shape[1] > 1:
         a, b, out = b.T, a.T, out.T  # (a·b)ᵀ = bᵀ·aᵀ
     a_by_rows, a_by_columns = (stride == a.itemsize for stride in reversed(a.strides))
@@ -98,6 +96,7 @@ def _multiply(a: Array, b: Array, out: Array) -> bool:
 
 
 def _space(count: int) -> Array:
+    """Room for ``count`` numbers, the same at every call."""
     global _room
     if _room.size < count:
         _room = np.empty(count, np.float32)
@@ -236,7 +235,7 @@ _edge_tile = _make_tile(_ROWS, 1, masked=True)
 _row_tile = _make_tile(1, 1, masked=True)
 
 
-# --- the three products ----------------------------------------------------------------------------------------------
+# --- the products ----------------------------------------------------------------------------------------------------
 
 
 _MATRICES = "float32[:, :], float32[:, :], float32[:, :], int64"
