@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ NAMES = {
     "jax scan": "JAX, lax.scan",
 }
 _PEAK = "peak"  # a 2048² product: what this machine can do at best
+_PAUSE = 0.1  # seconds before a turn: the threads of the one before wait by spinning, OpenBLAS's for 30 ms
 _COLUMNS = ("", "median ms", "min ms", "ratio", "GFLOP/s", "of peak", "MB")
 
 
@@ -91,7 +93,7 @@ def _bench_cpu(
     for batch in batch_sizes:
         print(f"\nbatch {batch}, milliseconds per iteration (a D step and a G step), {rounds} turns of {calls}")
         workers = (Worker(name, batch, products.threads, patience) for name in [*(only or NAMES), _PEAK])
-        rows = measure(workers, rounds, calls, BASE, _PEAK)
+        rows = measure(workers, rounds, calls, BASE, _PEAK, _PAUSE)
         report["batch_sizes"][str(batch)] = rows
         _show(rows)
     return report
@@ -103,10 +105,13 @@ def check_names(flag: str, names: Collection[str], known: Collection[str]) -> No
         raise InputError(f"{flag} {', '.join(sorted(unknown))}: must be among {', '.join(known)}")
 
 
-def measure(workers: Iterable[Worker], rounds: int, calls: int, base: str, peak: str) -> dict[str, dict[str, Any]]:
+def measure(
+    workers: Iterable[Worker], rounds: int, calls: int, base: str, peak: str, pause: float = 0
+) -> dict[str, dict[str, Any]]:
     """For each contestant: its times and what follows from them, or why it is missing.
 
-    ``base``: the contestant that others are put in a ratio to; ``peak``: the one whose rate is what can be reached.
+    ``base``: the contestant that others are put in a ratio to; ``peak``: the one whose rate is what can be reached;
+    ``pause``: seconds before each turn.
     """
     started: dict[str, Worker] = {}
     rows: dict[str, dict[str, Any]] = {}
@@ -119,6 +124,7 @@ def measure(workers: Iterable[Worker], rounds: int, calls: int, base: str, peak:
             for name, worker in started.items():
                 if "missing" in rows[name]:
                     continue
+                time.sleep(pause)
                 answer = worker.ask(str(calls if not name.endswith("peak") else 2))
                 rows[name] |= {key: value for key, value in answer.items() if key == "missing"}
                 times[name] += answer.get("ms", [])
