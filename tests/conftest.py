@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from npgan.backend import Backend, select
-from npgan.config import TrainConfig
+# One thread, here and in the processes that tests start: the products are small, and on a busy machine OpenBLAS's threads
+# wait for one another ten times longer than they work. OpenBLAS reads this when NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from npgan.backend import Backend, select  # noqa: E402
+from npgan.config import TrainConfig  # noqa: E402
 
 
 @pytest.fixture

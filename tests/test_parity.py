@@ -18,6 +18,7 @@ from npgan.ops import BCE_EPSILON
 from npgan.training import LATENT_D, LATENT_G, PASS_D, PASS_G, iterate, new_state
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install 'npgan[parity]'")
+torch.set_num_threads(1)  # as NumPy's: see conftest
 
 _IMAGES = render(150, 3)[0].reshape(150, 784)
 _BATCH, _STEPS = 32, 20  # four batches of 32 and one of 22 an epoch
