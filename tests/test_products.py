@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,3 +126,14 @@ def test_threads_are_at_most_the_cores() -> None:
     code = "from npgan.kernels import jit; import numba; jit.use_threads(64); print(numba.get_num_threads())"
     done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout) == numba.config.NUMBA_NUM_THREADS
+
+
+@pytest.mark.parametrize(
+    ("given", "turns"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "")]
+)
+def test_threads_that_wait_soon_sleep_unless_the_user_says_how(given: dict[str, str], turns: str) -> None:
+    """Else a step takes ten times as long where another program has one of the cores."""
+    environment = {name: value for name, value in os.environ.items() if "OMP_" not in name} | given
+    code = "import os, npgan.kernels.jit; print(os.environ.get('GOMP_SPINCOUNT', ''))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=_ROOT)
+    assert (ended.stdout.strip(), ended.stderr) == (turns, "")
