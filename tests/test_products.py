@@ -137,3 +137,28 @@ def test_threads_that_wait_soon_sleep_unless_the_user_says_how(given: dict[str, 
     code = "import os, npgan.kernels.jit; print(os.environ.get('GOMP_SPINCOUNT', ''))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=_ROOT)
     assert (ended.stdout.strip(), ended.stderr) == (turns, "")
+
+
+def test_kernels_are_compiled_by_another_process(tmp_path: Path) -> None:
+    """A loop with prange that was compiled here sums in another order than the same loop from the cache."""
+    code = """if True:
+        import subprocess, sys
+        def run(command, env, **_):
+            print(command[1:], sorted(name for name in sys.modules if name in ("npgan.kernels.cpu", "npgan.kernels.products")))
+            sys.exit()
+        subprocess.run = run
+        from npgan import kernels
+        kernels.select("fused")"""
+    empty = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(_ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=_ROOT, env=empty, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "['-c', 'import npgan.kernels.cpu, npgan.kernels.products'] []\n"
+    assert not list(tmp_path.rglob("*.nbi"))
+
+
+def test_kernels_come_from_the_cache() -> None:
+    kernels.select("fused")
+    for module in (jit, cpu, products):
+        found = [kernel for kernel in vars(module).values() if hasattr(kernel, "stats")]
+        assert found and not any(kernel.stats.cache_misses for kernel in found)

@@ -7,10 +7,15 @@ numba; ``stages`` lets a network walk them. With the reference kernels a network
 
 from __future__ import annotations
 
+import importlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -60,6 +65,7 @@ def select(name: str, threads: int = 1, report: Report = lambda line: None, blas
             raise InputError(f"--kernels fused: {missing}: pip install 'npgan[fast]'") from None
         return Kernels("reference", f"{missing}: pip install 'npgan[fast]' to train twice as fast", reference)
     with _notice(report):
+        _compile_elsewhere()
         from npgan.kernels import cpu, jit, products
     # BLAS's threads and the kernels' own would keep the cores from each other, so only one of the two has more than one
     own = products.suitable() and not blas_asked
@@ -93,6 +99,40 @@ def select_for_gpu(
     return Kernels("fused", f"iterations as CUDA graphs, {gpu.products}", reference, gpu=gpu)
 
 
+def _compile_elsewhere() -> None:
+    """Where kernels have yet to be compiled, has another process do that, so that this one loads them as later ones will.
+
+    The process that compiles a loop with ``prange`` runs another version of it (optimised alone, not with what calls it),
+    which sums in another order: the first run on a machine would end with other bytes than every later one.
+    """
+    from numba.core import event
+
+    modules = "npgan.kernels.cpu", "npgan.kernels.products"
+    if all(name in sys.modules for name in modules):
+        return
+
+    class Missing(Exception):
+        pass
+
+    class Watch(event.Listener):
+        def on_start(self, event: Any) -> None:
+            raise Missing
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    try:
+        with event.install_listener("numba:compile", Watch()):
+            for name in modules:
+                importlib.import_module(name)
+    except Missing:
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-c", f"import {', '.join(modules)}"]
+        # should it fail, so does compiling them here, and that tells the user why
+        subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False)
+
+
 def _checked(name: str) -> str:
     if name not in CHOICES:
         raise InputError(f"--kernels must be one of {', '.join(CHOICES)}, got {name!r}")
@@ -101,7 +141,9 @@ def _checked(name: str) -> str:
 
 @contextmanager
 def _notice(report: Report) -> Iterator[None]:
-    notice = threading.Timer(_PATIENCE, report, ["compiling the fused kernels: once on this machine, some ten seconds"])
+    notice = threading.Timer(
+        _PATIENCE, report, ["compiling the fused kernels: once on this machine, ten to twenty seconds"]
+    )
     notice.start()
     try:
         yield
