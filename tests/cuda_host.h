@@ -18,7 +18,7 @@
 
 #define __device__
 #define __global__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static __attribute__((section("cuda_shared")))
 
@@ -37,9 +37,10 @@ extern "C" char __start_cuda_shared[], __stop_cuda_shared[];
 namespace host {
 
 enum { THREADS_OF_A_BLOCK = 256, STACK = 1 << 16 };
+enum { ONE_WARP = 2 };  // the order in which a warp goes as far as it can before the next one does anything
 enum Wait { RUNNING, AT_BARRIER, AT_SHUFFLE, AT_MULTIPLY, DONE };
 
-struct Copy { float* to; const float* from; int count; };
+struct Copy { float* to; const float* from; bool inside; };
 
 struct Thread {
     ucontext_t context;  // to begin with
@@ -85,7 +86,7 @@ inline void shuffle(Thread* warp) {
     for (int lane = 0; lane < 32; ++lane) warp[lane].received = warp[lane ^ warp[lane].distance].given;
 }
 
-// mma.m16n8k8: the places of the fragments are those of the PTX manual.
+// mma.m16n8k8: the places of the fragments are those of the PTX manual. Sums are cut off, as by the tensor cores, not rounded.
 inline void multiply(Thread* warp) {
     float a[16][8], b[8][8];
     for (int lane = 0; lane < 32; ++lane) {
@@ -98,7 +99,8 @@ inline void multiply(Thread* warp) {
             int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
             double sum = warp[lane].c[i];
             for (int k = 0; k < 8; ++k) sum += (double)a[row][k] * b[k][column];
-            warp[lane].c[i] = (float)sum;
+            float nearest = (float)sum;
+            warp[lane].c[i] = std::fabs(nearest) > std::fabs(sum) ? std::nextafterf(nearest, 0.0f) : nearest;
         }
 }
 
@@ -136,7 +138,8 @@ inline void run_block() {
     for (;;) {
         bool progress = false;
         for (int n = 0; n < THREADS_OF_A_BLOCK; ++n) {
-            int i = order == 0 ? n : order == 1 ? THREADS_OF_A_BLOCK - 1 - n : (n * 89 + order) % THREADS_OF_A_BLOCK;
+            if (order == ONE_WARP && n % 32 == 0 && progress) break;
+            int i = order == 0 ? n : order <= ONE_WARP ? THREADS_OF_A_BLOCK - 1 - n : (n * 89 + order) % THREADS_OF_A_BLOCK;
             if (threads[i].wait != RUNNING) continue;
             current = i;
             resume(threads[i]);
@@ -179,12 +182,12 @@ inline float __shfl_xor_sync(u32, float x, int distance) {
 
 // --- what machine.cuh gives --------------------------------------------------------------------------------------------
 
-inline void copy_four(float* to, const float* from, int count, bool wide, const float*) {
-    if (count > 0 && wide && ((uintptr_t)from % 16 || (uintptr_t)to % 16)) {
-        std::fprintf(stderr, "a wide copy that is not on a 16-byte boundary\n");
+inline void copy_four(float* to, const float* from, bool inside) {
+    if ((uintptr_t)from % 16 || (uintptr_t)to % 16) {
+        std::fprintf(stderr, "a copy that is not on a 16-byte boundary\n");
         std::abort();
     }
-    host::threads[host::current].copies.back().push_back({to, from, max(0, min(count, 4))});
+    host::threads[host::current].copies.back().push_back({to, from, inside});
 }
 
 inline void end_copies() { host::threads[host::current].copies.emplace_back(); }
@@ -194,7 +197,7 @@ inline void wait_copies() {
     std::vector<std::vector<host::Copy>>& groups = host::threads[host::current].copies;
     while ((int)groups.size() - 1 > PENDING) {
         for (const host::Copy& copy : groups.front())
-            for (int i = 0; i < 4; ++i) copy.to[i] = i < copy.count ? copy.from[i] : 0.0f;
+            for (int i = 0; i < 4; ++i) copy.to[i] = copy.inside ? copy.from[i] : 0.0f;
         groups.erase(groups.begin());
     }
 }
@@ -205,6 +208,17 @@ inline float round_to_tf32(float x) {
     bits = (bits + 0x1000u) & 0xFFFFE000u;  // the nearest, ties away from 0, with 10 bits of fraction
     std::memcpy(&x, &bits, 4);
     return x;
+}
+
+inline void split(float x, float& big, float& small) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    bits = (bits + 0x1000u) & 0xFFFFE000u;
+    std::memcpy(&big, &bits, 4);
+    small = x - big;
+    std::memcpy(&bits, &small, 4);
+    bits &= 0xFFFFE000u;
+    std::memcpy(&small, &bits, 4);
 }
 
 inline void mma_tf32(float c[4], const float a[4], const float b[2]) {

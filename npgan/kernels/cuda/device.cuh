@@ -75,8 +75,17 @@ __device__ inline float bce_with_logits_dz(float z, float target, float rows) { 
 // What Adam's step multiplies with, the same for all elements: 1 - beta, lr/(1 - beta1^t) and 1/(1 - beta2^t).
 struct AdamStep { float beta1, beta2, rest1, rest2, epsilon, rate, unbias; };
 
+// x to the power n by squaring: a tenth of pow's instructions, on which all of Adam's threads wait. It is off by up to n·2⁻⁵³ of
+// itself; 1 - beta^t is not off by more than 2⁻⁵³/(1 - beta).
+__device__ inline double power(double x, u32 n) {
+    double result = 1.0;
+    for (; n; n /= 2, x *= x)
+        if (n % 2) result *= x;
+    return result;
+}
+
 __device__ inline AdamStep adam_step(u32 t, double lr, double beta1, double beta2, double epsilon) {
-    double rate = lr / (1.0 - pow(beta1, (double)t)), unbias = 1.0 / (1.0 - pow(beta2, (double)t));
+    double rate = lr / (1.0 - power(beta1, t)), unbias = 1.0 / (1.0 - power(beta2, t));
     return AdamStep{(float)beta1,   (float)beta2, (float)(1.0 - beta1), (float)(1.0 - beta2),
                     (float)epsilon, (float)rate,  (float)unbias};
 }

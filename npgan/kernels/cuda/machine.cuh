@@ -3,26 +3,15 @@
 // tests/cuda_host.h has the same functions for a CPU.
 #pragma once
 
-// Four floats into shared memory; those from `count` on become 0. `wide`: both addresses are on 16-byte boundaries.
-// The copy is done for sure only after wait_copies and a __syncthreads.
-__device__ inline void copy_four(float* to, const float* from, int count, bool wide, const float* readable) {
-    if (count <= 0) from = readable;  // nothing is read there, but an address must be one
+// Four floats into shared memory, or four zeros unless `inside`; `from` is readable either way. Both addresses are on 16-byte
+// boundaries. The copy is done for sure only after wait_copies and a __syncthreads.
+__device__ inline void copy_four(float* to, const float* from, bool inside) {
 #if __CUDA_ARCH__ >= 800
     u32 address = (u32)__cvta_generic_to_shared(to);
-    int bytes = 4 * max(0, min(count, 4));
-    if (wide) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        bytes = i < count ? 4 : 0;
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address + 4 * i),
-                     "l"(i < count ? from + i : readable), "r"(bytes) : "memory");
-    }
+    int bytes = inside ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 #else
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = i < count ? from[i] : 0.0f;
+    *reinterpret_cast<float4*>(to) = inside ? *reinterpret_cast<const float4*>(from) : float4{0.0f, 0.0f, 0.0f, 0.0f};
 #endif
 }
 
@@ -50,6 +39,13 @@ __device__ inline float round_to_tf32(float x) {
 #else
     return x;
 #endif
+}
+
+// x = big + small, both of them TF32: big is the nearest to x, small what that leaves, cut off to 10 bits. A NaN of x is a NaN
+// of small; that of big may be lost, as the rounding is by integers, two instructions in the place of three.
+__device__ inline void split(float x, float& big, float& small) {
+    big = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xFFFFE000u);
+    small = __uint_as_float(__float_as_uint(x - big) & 0xFFFFE000u);
 }
 
 // c (16, 8) += a (16, 8) · b (8, 8) by the 32 threads of a warp, on numbers rounded to TF32. With group = lane / 4 and

@@ -1,28 +1,35 @@
 // A matrix product that ends in a function of its result: out(row, column) = finish(Σ_k a(row, k)·b(k, column)).
 //
 // A block of 256 threads computes one tile of the result. The tile's strips of a and b come in slabs of 32 k's into shared
-// memory, copied ahead in a ring of STAGES slabs while the one before is multiplied. Eight warps share out the tile, each 16 rows of
-// it; in the smallest tile two warps share one place and half of the k's each, and their sums are added at the end.
+// memory, copied ahead in a ring of STAGES slabs while the one before is multiplied. Eight warps share out the tile and the k's
+// of a slab; in the end their sums over different k's are added up in shared memory and handed to `finish`, four neighbours
+// of a row at a time.
 //
 // PASSES, a compile option: how a product of floats is done.
 //   1  TF32: both factors rounded to 10 bits of fraction, one pass of the tensor cores
 //   3  float32 accuracy from three TF32 passes: x = big + small, both TF32, so x·y ≈ small·big + big·small + big·big; what is
-//      left out is 2⁻²² of x·y (Markidis et al. 2018). Sums over more than eight k's are made outside the tensor cores, which do
-//      not round to nearest (Ootomo and Yokota 2022)
+//      left out is at most 2⁻²¹ of x·y (Markidis et al. 2018). Sums over more than eight k's are made outside the tensor cores,
+//      which do not round to nearest (Ootomo and Yokota 2022)
 //   0  plain float32 FMAs, for GPUs below compute capability 8.0
 #pragma once
 
 const int THREADS = 256, SLAB = 32;  // k's in a slab
 
-template <int M, int N, int STAGES_, int WARPS_M_, int WARPS_N_, int WARPS_K_>
+// A tile of ROWS × COLUMNS. The warps stand WARPS_M × WARPS_N over it, and WARPS_K deep: each takes every WARPS_K-th eight k's.
+// BLOCKS are to fit on a multiprocessor; the compiler, told so, takes the registers that this leaves to keep the tensor cores busy.
+template <int M, int N, int BLOCKS_, int STAGES_, int WARPS_M_, int WARPS_N_, int WARPS_K_>
 struct Tile {
-    static const int ROWS = M, COLUMNS = N, STAGES = STAGES_, WARPS_M = WARPS_M_, WARPS_N = WARPS_N_, WARPS_K = WARPS_K_;
-    static const int WARP_COLUMNS = N / WARPS_N;
-    static_assert(M == 16 * WARPS_M && 32 * WARPS_M * WARPS_N * WARPS_K == THREADS, "eight warps of 16 rows each");
+    static const int ROWS = M, COLUMNS = N, BLOCKS = BLOCKS_, STAGES = STAGES_;
+    static const int WARPS_M = WARPS_M_, WARPS_N = WARPS_N_, WARPS_K = WARPS_K_;
+    static const int WARP_ROWS = M / WARPS_M, WARP_COLUMNS = N / WARPS_N;
+    static const int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;  // a warp's 16 × 8 pieces, as the tensor cores have them
+    static const int PITCH = N + 8;  // of a row of sums in shared memory
+    static const int PARTS = THREADS / N;  // threads that share the sum of a column of b
+    static_assert(32 * WARPS_M * WARPS_N * WARPS_K == THREADS, "eight warps");
 };
-typedef Tile<64, 64, 2, 4, 2, 1> Tile64x64;
-typedef Tile<32, 64, 3, 2, 4, 1> Tile32x64;
-typedef Tile<32, 32, 4, 2, 2, 2> Tile32x32;
+typedef Tile<64, 64, 2, 2, 2, 2, 2> Tile64x64;
+typedef Tile<32, 64, 1, 3, 1, 2, 4> Tile32x64;
+typedef Tile<32, 32, 1, 4, 2, 1, 4> Tile32x32;
 
 // How a factor lies in memory. `outer` is the index that is not k: a's row or b's column.
 enum Layout {
@@ -31,11 +38,8 @@ enum Layout {
 };
 
 struct Factor {
-    const float* data;
+    const float* data;  // on a 16-byte boundary, as is every row
     int stride;
-    bool wide;  // rows start on 16-byte boundaries
-    __device__ Factor(const float* data_, int stride_)
-        : data(data_), stride(stride_), wide(stride_ % 4 == 0 && (size_t)data_ % 16 == 0) {}
 };
 
 // OUTER × SLAB elements of a factor in shared memory, in the order they have outside. Rows are padded so that the threads of
@@ -44,139 +48,188 @@ template <Layout LAYOUT, int OUTER>
 struct Slab {
     static const int ROWS = LAYOUT == K_IN_ROWS ? OUTER : SLAB, WIDTH = LAYOUT == K_IN_ROWS ? SLAB : OUTER;
     static const int PITCH = WIDTH + (LAYOUT == K_IN_ROWS ? 4 : 8), SIZE = ROWS * PITCH;
+    static const int STEP = THREADS / (WIDTH / 4);  // rows that the block copies at a time
 
-    __device__ static float at(const float* slab, int outer, int k) {
-        return LAYOUT == K_IN_ROWS ? slab[outer * PITCH + k] : slab[k * PITCH + outer];
-    }
+    // Where element (outer, k) is.
+    __device__ static int place(int outer, int k) { return LAYOUT == K_IN_ROWS ? outer * PITCH + k : k * PITCH + outer; }
 
-    // Starts copying the elements from (first_outer, first_k); beyond (outers, ks) they are 0.
-    __device__ static void load(float* slab, Factor x, int first_outer, int outers, int first_k, int ks) {
-        int first_row = LAYOUT == K_IN_ROWS ? first_outer : first_k, rows = LAYOUT == K_IN_ROWS ? outers : ks;
-        int first_column = LAYOUT == K_IN_ROWS ? first_k : first_outer, columns = LAYOUT == K_IN_ROWS ? ks : outers;
-#pragma unroll
-        for (int i = threadIdx.x; i < ROWS * WIDTH / 4; i += THREADS) {
-            int r = i / (WIDTH / 4), c = i % (WIDTH / 4) * 4;
-            int row = first_row + r, column = first_column + c;
-            int count = row < rows ? columns - column : 0;
-            copy_four(slab + r * PITCH + c, x.data + (size_t)row * x.stride + column, count, x.wide, x.data);
+    // What a thread copies of one slab after the other: four neighbours in every STEP-th row.
+    struct Copies {
+        const float* from;           // in the next slab
+        int stride, outers, ks, to;  // outers and ks: how many there are from this thread's first element on
+
+        __device__ Copies(Factor x, int first_outer, int outers_, int ks_) {
+            int row = threadIdx.x / (WIDTH / 4), column = threadIdx.x % (WIDTH / 4) * 4;
+            int outer = first_outer + (LAYOUT == K_IN_ROWS ? row : column), k = LAYOUT == K_IN_ROWS ? column : row;
+            from = x.data + (LAYOUT == K_IN_ROWS ? (size_t)outer * x.stride + k : (size_t)k * x.stride + outer);
+            stride = x.stride;
+            outers = outers_ - outer;
+            ks = ks_ - k;
+            to = row * PITCH + column;
         }
-    }
+
+        // Starts the copies of the next slab. What the factor does not have is 0.
+        __device__ void start(float* slab) {
+#pragma unroll
+            for (int i = 0; i < ROWS; i += STEP)
+                copy_four(slab + to + i * PITCH, from + i * stride,
+                          LAYOUT == K_IN_ROWS ? i < outers && 0 < ks : 0 < outers && i < ks);
+            from += LAYOUT == K_IN_ROWS ? SLAB : SLAB * stride;
+            ks -= SLAB;
+        }
+    };
 };
 
-// c (16, 8·COUNT) += a·b over eight k's from k on. a's rows start at `row` of its slab, b's columns at `column` of its own.
-template <class A, class B, int COUNT>
-__device__ inline void multiply_add(float c[COUNT][4], const float* a_slab, const float* b_slab, int row, int column, int k) {
-    int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+// c += a·b over eight k's from k on. `a_slab` and `b_slab` point to the element of this thread's fragments that is nearest to
+// the slabs' beginning.
+template <class TILE, class A, class B>
+__device__ inline void multiply_add(float c[TILE::DOWN][TILE::ACROSS][4], const float* a_slab, const float* b_slab, int k) {
+    const int DOWN = TILE::DOWN, ACROSS = TILE::ACROSS;
 #if PASSES == 0
-    for (int i = k; i < k + 8; ++i) {
-        float upper = A::at(a_slab, row + group, i), lower = A::at(a_slab, row + group + 8, i);
 #pragma unroll
-        for (int j = 0; j < COUNT; ++j) {
-            float left = B::at(b_slab, column + 8 * j + 2 * t, i), right = B::at(b_slab, column + 8 * j + 2 * t + 1, i);
-            c[j][0] = fmaf(upper, left, c[j][0]);
-            c[j][1] = fmaf(upper, right, c[j][1]);
-            c[j][2] = fmaf(lower, left, c[j][2]);
-            c[j][3] = fmaf(lower, right, c[j][3]);
-        }
+    for (int i = k; i < k + 8; ++i) {
+        float a[DOWN][2], b[ACROSS][2];
+#pragma unroll
+        for (int m = 0; m < DOWN; ++m)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) a[m][half] = a_slab[A::place(16 * m + 8 * half, i)];
+#pragma unroll
+        for (int n = 0; n < ACROSS; ++n)
+#pragma unroll
+            for (int next = 0; next < 2; ++next) b[n][next] = b_slab[B::place(8 * n + next, i)];
+#pragma unroll
+        for (int m = 0; m < DOWN; ++m)
+#pragma unroll
+            for (int n = 0; n < ACROSS; ++n)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) c[m][n][j] = fmaf(a[m][j / 2], b[n][j % 2], c[m][n][j]);
     }
 #else
-    float a[4], a_big[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        a[i] = A::at(a_slab, row + group + i % 2 * 8, k + t + i / 2 * 4);
-        a_big[i] = round_to_tf32(a[i]);
-    }
+    float a_big[DOWN][4], b_big[ACROSS][2];
 #if PASSES == 3
-    float a_small[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) a_small[i] = round_to_tf32(a[i] - a_big[i]);
+    float a_small[DOWN][4], b_small[ACROSS][2];
 #endif
 #pragma unroll
-    for (int j = 0; j < COUNT; ++j) {
-        float b[2], b_big[2];
+    for (int m = 0; m < DOWN; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            float x = a_slab[A::place(16 * m + i % 2 * 8, k + i / 2 * 4)];
+#if PASSES == 3
+            split(x, a_big[m][i], a_small[m][i]);
+#else
+            a_big[m][i] = round_to_tf32(x);
+#endif
+        }
+#pragma unroll
+    for (int n = 0; n < ACROSS; ++n)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            b[i] = B::at(b_slab, column + 8 * j + group, k + t + i * 4);
-            b_big[i] = round_to_tf32(b[i]);
+            float x = b_slab[B::place(8 * n, k + i * 4)];
+#if PASSES == 3
+            split(x, b_big[n][i], b_small[n][i]);
+#else
+            b_big[n][i] = round_to_tf32(x);
+#endif
         }
 #if PASSES == 3
-        float b_small[2];
+    float part[DOWN][ACROSS][4] = {};  // the unit cuts off what it adds; over many k's that would cost the last four digits
 #pragma unroll
-        for (int i = 0; i < 2; ++i) b_small[i] = round_to_tf32(b[i] - b_big[i]);
-        float part[4] = {};  // the unit cuts off what it adds; over many k's that would cost the last four digits
-        mma_tf32(part, a_small, b_big);
-        mma_tf32(part, a_big, b_small);
-        mma_tf32(part, a_big, b_big);
+    for (int pass = 0; pass < 3; ++pass)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) c[j][i] += part[i];
+        for (int m = 0; m < DOWN; ++m)
+#pragma unroll
+            for (int n = 0; n < ACROSS; ++n)  // pass by pass: a piece's next product would wait for the one before
+                mma_tf32(part[m][n], pass == 0 ? a_small[m] : a_big[m], pass == 1 ? b_small[n] : b_big[n]);
+#pragma unroll
+    for (int m = 0; m < DOWN; ++m)
+#pragma unroll
+        for (int n = 0; n < ACROSS; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) c[m][n][i] += part[m][n][i];
 #else
-        mma_tf32(c[j], a_big, b_big);
+#pragma unroll
+    for (int m = 0; m < DOWN; ++m)
+#pragma unroll
+        for (int n = 0; n < ACROSS; ++n) mma_tf32(c[m][n], a_big[m], b_big[n]);
 #endif
-    }
 #endif
 }
 
-// The tile of this block. `finish(row, column, left, right)` gets two neighbours of a row at a time, so the result's width is even.
+// The tile of this block. `finish(row, column, four)` gets four neighbours of a row at a time, so the result's width divides by 4.
 // With SUM_B, sum_b(column, Σ_k b(k, column)) is called once for every column.
 template <class TILE, Layout LAYOUT_A, Layout LAYOUT_B, bool SUM_B, class Finish, class SumB>
 __device__ inline void product(Factor a, Factor b, int rows, int columns, int ks, Finish finish, SumB sum_b) {
     typedef Slab<LAYOUT_A, TILE::ROWS> A;
     typedef Slab<LAYOUT_B, TILE::COLUMNS> B;
-    const int COUNT = TILE::WARP_COLUMNS / 8, PAIR = A::SIZE + B::SIZE;
-    __shared__ __align__(16) float room[TILE::STAGES * PAIR];
+    const int DOWN = TILE::DOWN, ACROSS = TILE::ACROSS, PAIR = A::SIZE + B::SIZE;
+    const int SUMS = TILE::WARPS_K * TILE::ROWS * TILE::PITCH, RING = TILE::STAGES * PAIR;
+    __shared__ __align__(16) float room[RING > SUMS + THREADS ? RING : SUMS + THREADS];
     static_assert(sizeof(room) <= 48 * 1024, "what a block gets without asking");
 
     int first_row = blockIdx.y * TILE::ROWS, first_column = blockIdx.x * TILE::COLUMNS;
-    int warp = threadIdx.x / 32;
-    int warp_k = warp / (TILE::WARPS_M * TILE::WARPS_N), place = warp % (TILE::WARPS_M * TILE::WARPS_N);
-    int row = place / TILE::WARPS_N * 16, column = place % TILE::WARPS_N * TILE::WARP_COLUMNS;
-    int slabs = (ks + SLAB - 1) / SLAB;
+    int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    int warp_k = warp / (TILE::WARPS_M * TILE::WARPS_N);
+    int row = warp / TILE::WARPS_N % TILE::WARPS_M * TILE::WARP_ROWS, column = warp % TILE::WARPS_N * TILE::WARP_COLUMNS;
+    // mma_tf32 says which elements a thread holds; plain FMAs have the same ones of c.
+    int a_place = A::place(row + group, 8 * warp_k + (PASSES ? t : 0));
+    int b_place = A::SIZE + B::place(column + (PASSES ? group : 2 * t), 8 * warp_k + (PASSES ? t : 0));
+    int sum_place = A::SIZE + B::place(threadIdx.x % TILE::COLUMNS, threadIdx.x / TILE::COLUMNS);
 
-    float c[COUNT][4] = {};
-    float column_sum = 0.0f;
-    for (int ahead = 0; ahead < TILE::STAGES - 1; ++ahead) {
+    typename A::Copies a_copies(a, first_row, rows, ks);
+    typename B::Copies b_copies(b, first_column, columns, ks);
+    float c[DOWN][ACROSS][4] = {};
+    float column_sum = 0.0f;  // of every PARTS-th k, of the column threadIdx.x % COLUMNS
+    int slabs = (ks + SLAB - 1) / SLAB, now = 0, free = 0;  // where the slabs now used and next filled are in the ring
+    for (int ahead = 0; ahead < TILE::STAGES - 1; ++ahead, free += PAIR) {
         if (ahead < slabs) {
-            A::load(room + ahead * PAIR, a, first_row, rows, ahead * SLAB, ks);
-            B::load(room + ahead * PAIR + A::SIZE, b, first_column, columns, ahead * SLAB, ks);
+            a_copies.start(room + free);
+            b_copies.start(room + free + A::SIZE);
         }
         end_copies();
     }
     for (int slab = 0; slab < slabs; ++slab) {
         wait_copies<TILE::STAGES - 2>();
         __syncthreads();  // the slab has come, and nobody still reads the one before it, whose room is filled again
-        int ahead = slab + TILE::STAGES - 1;
-        if (ahead < slabs) {
-            float* free = room + ahead % TILE::STAGES * PAIR;
-            A::load(free, a, first_row, rows, ahead * SLAB, ks);
-            B::load(free + A::SIZE, b, first_column, columns, ahead * SLAB, ks);
+        if (slab + TILE::STAGES - 1 < slabs) {
+            a_copies.start(room + free);
+            b_copies.start(room + free + A::SIZE);
         }
         end_copies();
-        const float *a_slab = room + slab % TILE::STAGES * PAIR, *b_slab = a_slab + A::SIZE;
 #pragma unroll
-        for (int k = 8 * warp_k; k < SLAB; k += 8 * TILE::WARPS_K)
-            multiply_add<A, B, COUNT>(c, a_slab, b_slab, row, column, k);
-        if (SUM_B && blockIdx.y == 0 && threadIdx.x < TILE::COLUMNS)
-            for (int k = 0; k < SLAB; ++k) column_sum += B::at(b_slab, threadIdx.x, k);
+        for (int k = 0; k < SLAB; k += 8 * TILE::WARPS_K)
+            multiply_add<TILE, A, B>(c, room + now + a_place, room + now + b_place, k);
+        if (SUM_B && blockIdx.y == 0)
+#pragma unroll
+            for (int k = 0; k < SLAB; k += TILE::PARTS) column_sum += room[now + sum_place + B::place(0, k)];
+        free = now;
+        now = now + PAIR < RING ? now + PAIR : 0;
     }
 
-    if (TILE::WARPS_K == 2) {
-        __syncthreads();
-        float* other = room + threadIdx.x % 128 * (COUNT * 4);
-        if (warp_k == 1)
-            for (int i = 0; i < COUNT * 4; ++i) other[i] = c[i / 4][i % 4];
-        __syncthreads();
-        if (warp_k == 0)
-            for (int i = 0; i < COUNT * 4; ++i) c[i / 4][i % 4] += other[i];
-    }
-    if (SUM_B && blockIdx.y == 0 && threadIdx.x < TILE::COLUMNS && first_column + threadIdx.x < columns)
-        sum_b(first_column + threadIdx.x, column_sum);
-    if (warp_k > 0) return;
-    int group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    __syncthreads();  // nobody reads a slab any more: their room is for the sums, (WARPS_K, ROWS, PITCH)
+    float* sums = room + (warp_k * TILE::ROWS + row + group) * TILE::PITCH + column + 2 * t;
 #pragma unroll
-    for (int j = 0; j < COUNT; ++j)
+    for (int m = 0; m < DOWN; ++m)
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            int r = first_row + row + group + 8 * half, s = first_column + column + 8 * j + 2 * t;
-            if (r < rows && s < columns) finish(r, s, c[j][2 * half], c[j][2 * half + 1]);
+        for (int n = 0; n < ACROSS; ++n) {
+            *reinterpret_cast<float2*>(sums + 16 * m * TILE::PITCH + 8 * n) = float2{c[m][n][0], c[m][n][1]};
+            *reinterpret_cast<float2*>(sums + (16 * m + 8) * TILE::PITCH + 8 * n) = float2{c[m][n][2], c[m][n][3]};
         }
+    if (SUM_B) room[SUMS + threadIdx.x] = column_sum;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < TILE::ROWS * TILE::COLUMNS / 4; i += THREADS) {
+        int r = (i + threadIdx.x) / (TILE::COLUMNS / 4), s = (i + threadIdx.x) % (TILE::COLUMNS / 4) * 4;
+        float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int part = 0; part < TILE::WARPS_K; ++part) {
+            float4 more = *reinterpret_cast<const float4*>(room + (part * TILE::ROWS + r) * TILE::PITCH + s);
+            four = {four.x + more.x, four.y + more.y, four.z + more.z, four.w + more.w};
+        }
+        if (first_row + r < rows && first_column + s < columns) finish(first_row + r, first_column + s, four);
+    }
+    if (SUM_B && blockIdx.y == 0 && threadIdx.x < TILE::COLUMNS && first_column + threadIdx.x < columns) {
+        float total = 0.0f;
+        for (int part = 0; part < TILE::PARTS; ++part) total += room[SUMS + part * TILE::COLUMNS + threadIdx.x];
+        sum_b(first_column + threadIdx.x, total);
+    }
 }

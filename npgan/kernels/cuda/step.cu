@@ -1,5 +1,6 @@
 // The kernels of a training step. npgan/kernels/cuda/step.py launches them; beside each stands the maths of npgan/ops.py that it does.
-// Letters: N rows of a batch, I inputs and O outputs of a Dense layer. Everything is float32, row by row, no gaps.
+// Letters: N rows of a batch, I inputs and O outputs of a Dense layer. Everything is float32, row by row. Rows are as long as
+// they are wide, a multiple of four numbers; only latent vectors have any width, and zeros behind it.
 // `step` points to the number of iterations done, which the last kernel of an iteration advances.
 
 const u32 WARP = 0xFFFFFFFFu;
@@ -20,104 +21,112 @@ __device__ inline float block_sum(float x, float* eight) {
     return total;
 }
 
+__device__ inline int padded(int width) { return (width + 3) / 4 * 4; }
+
 // --- what goes in: this iteration's images, and both batches of noise --------------------------------------------------
 
-__device__ inline void noise(float* latent, int block, int count, u32 step, u32 site, u64 seed) {
+__device__ inline void noise(float* latent, int block, int rows, int width, u32 step, u32 site, u64 seed) {
     Words words = philox(block, step, site, LATENT, seed);
     float x[4];
     box_muller(words.first, words.second, x, x + 1);
     box_muller(words.third, words.fourth, x + 2, x + 3);
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-        if (4 * block + i < count) latent[4 * block + i] = x[i];
+    for (int i = 0; i < 4; ++i) {
+        int element = 4 * block + i;
+        if (element < rows * width) latent[element / width * padded(width) + element % width] = x[i];
+    }
 }
 
-// images (N, 784) = data[order[iteration's rows]] from -1 to 1; latent_d (N·Z) and latent_g (B·Z) standard normal.
+// images (N, 784) = data[order[iteration's rows]] from -1 to 1; latent_d (N, Z) and latent_g (B, Z) standard normal.
 // ops: data.scale_pixels, random.normal. A thread does four numbers.
 extern "C" __global__ void __launch_bounds__(THREADS)
 inputs(const unsigned char* data, const u32* order, const u32* step, float* images, float* latent_d, float* latent_g,
-       int rows, int batch, int per_epoch, int count_d, int count_g, u64 seed) {
-    int i = blockIdx.x * THREADS + threadIdx.x, quads = rows * 196, blocks_d = (count_d + 3) / 4, blocks_g = (count_g + 3) / 4;
+       int rows, int batch, int per_epoch, int z, u64 seed) {
+    int i = blockIdx.x * THREADS + threadIdx.x, quads = rows * 196, blocks_d = (rows * z + 3) / 4, blocks_g = (batch * z + 3) / 4;
     if (i < quads) {
         u32 image = order[*step % per_epoch * batch + i / 196];
         uchar4 pixels = reinterpret_cast<const uchar4*>(data)[(size_t)image * 196 + i % 196];
         float4 scaled = {scale_pixel(pixels.x), scale_pixel(pixels.y), scale_pixel(pixels.z), scale_pixel(pixels.w)};
         reinterpret_cast<float4*>(images)[i] = scaled;
     } else if ((i -= quads) < blocks_d) {
-        noise(latent_d, i, count_d, *step, 0, seed);
+        noise(latent_d, i, rows, z, *step, 0, seed);
     } else if ((i -= blocks_d) < blocks_g) {
-        noise(latent_g, i, count_g, *step, 1, seed);
+        noise(latent_g, i, batch, z, *step, 1, seed);
     }
 }
 
-// --- Dense layers: what is done to a pair of neighbours of the product, (row, column) and (row, column + 1) ------------
+// --- Dense layers: what is done to four neighbours of the product, (row, column) to (row, column + 3) ---------------------
 
 struct Nothing { __device__ void operator()(int, float) const {} };
 
-__device__ inline void store(float* to, int row, int column, int width, float left, float right) {
-    *reinterpret_cast<float2*>(to + (size_t)row * width + column) = float2{left, right};
-}
+__device__ inline float4 load(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
-__device__ inline float2 load(const float* from, int row, int column, int width) {
-    return *reinterpret_cast<const float2*>(from + (size_t)row * width + column);
-}
+__device__ inline void store(float* to, float4 four) { *reinterpret_cast<float4*>(to) = four; }
+
+__device__ inline float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+
+__device__ inline float4 times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
+
+template <class Function>
+__device__ inline float4 each(float4 x, Function f) { return {f(x.x), f(x.y), f(x.z), f(x.w)}; }
 
 struct LeakyRelu {
     const float* bias; float slope; float* y; int width;
-    __device__ void operator()(int row, int column, float left, float right) const {
-        store(y, row, column, width, leaky_relu(left + bias[column], slope), leaky_relu(right + bias[column + 1], slope));
+    __device__ void operator()(int row, int column, float4 z) const {
+        z = plus(z, load(bias + column));
+        store(y + (size_t)row * width + column, each(z, [=](float x) { return leaky_relu(x, slope); }));
     }
 };
 
 struct LeakyReluDropout {
     const float* bias; float slope; float *y, *slopes; int width; u32 threshold; float scale; const u32* step; u32 site; u64 seed;
-    __device__ void operator()(int row, int column, float left, float right) const {
-        u32 element = (u32)row * width + column;  // width % 8 is 0, so the two halves of one word are this pair's
+    __device__ void operator()(int row, int column, float4 z) const {
+        u32 element = (u32)row * width + column;  // width % 8 is 0, so these four are half of one block of 16-bit numbers
         Words words = philox(element / 8, *step, site, DROPOUT, seed);
-        u32 early = element & 2 ? words.second : words.first, late = element & 2 ? words.fourth : words.third;
-        u32 word = element & 4 ? late : early;
-        float keep_left = dropout_mask(word & 0xFFFF, threshold, scale), keep_right = dropout_mask(word >> 16, threshold, scale);
-        left += bias[column];
-        right += bias[column + 1];
-        store(y, row, column, width, leaky_relu(left, slope) * keep_left, leaky_relu(right, slope) * keep_right);
-        store(slopes, row, column, width, keep_left * leaky_relu_slope(left, slope), keep_right * leaky_relu_slope(right, slope));
+        u32 first = element & 4 ? words.third : words.first, second = element & 4 ? words.fourth : words.second;
+        float4 keep = {dropout_mask(first & 0xFFFF, threshold, scale), dropout_mask(first >> 16, threshold, scale),
+                       dropout_mask(second & 0xFFFF, threshold, scale), dropout_mask(second >> 16, threshold, scale)};
+        z = plus(z, load(bias + column));
+        store(y + element, times(each(z, [=](float x) { return leaky_relu(x, slope); }), keep));
+        store(slopes + element, times(each(z, [=](float x) { return leaky_relu_slope(x, slope); }), keep));
     }
 };
 
 struct Tanh {
     const float* bias; float* y; int width;
-    __device__ void operator()(int row, int column, float left, float right) const {
-        store(y, row, column, width, tanhf(left + bias[column]), tanhf(right + bias[column + 1]));
+    __device__ void operator()(int row, int column, float4 z) const {
+        z = plus(z, load(bias + column));
+        store(y + (size_t)row * width + column, each(z, [](float x) { return tanhf(x); }));
     }
 };
 
 struct TimesSlopes {
     const float* slopes; float* dz; int width;
-    __device__ void operator()(int row, int column, float left, float right) const {
-        float2 s = load(slopes, row, column, width);
-        store(dz, row, column, width, left * s.x, right * s.y);
+    __device__ void operator()(int row, int column, float4 dy) const {
+        size_t at = (size_t)row * width + column;
+        store(dz + at, times(dy, load(slopes + at)));
     }
 };
 
 struct TimesLeakyReluSlope {
     const float* y; float slope; float* dz; int width;
-    __device__ void operator()(int row, int column, float left, float right) const {
-        float2 at = load(y, row, column, width);
-        store(dz, row, column, width, left * leaky_relu_slope(at.x, slope), right * leaky_relu_slope(at.y, slope));
+    __device__ void operator()(int row, int column, float4 dy) const {
+        size_t at = (size_t)row * width + column;
+        store(dz + at, times(dy, each(load(y + at), [=](float x) { return leaky_relu_slope(x, slope); })));
     }
 };
 
 struct TimesTanhSlope {
     const float* y; float* dz; int width;
-    __device__ void operator()(int row, int column, float left, float right) const {
-        float2 at = load(y, row, column, width);
-        store(dz, row, column, width, left * tanh_slope(at.x), right * tanh_slope(at.y));
+    __device__ void operator()(int row, int column, float4 dy) const {
+        size_t at = (size_t)row * width + column;
+        store(dz + at, times(dy, each(load(y + at), [](float x) { return tanh_slope(x); })));
     }
 };
 
 struct Store {
     float* to; int width;
-    __device__ void operator()(int row, int column, float left, float right) const { store(to, row, column, width, left, right); }
+    __device__ void operator()(int row, int column, float4 dweight) const { store(to + (size_t)row * width + column, dweight); }
 };
 
 struct StoreBias {
@@ -126,46 +135,46 @@ struct StoreBias {
 };
 
 // Each kernel for each tile: forward_leaky_relu_64x64 and so on.
-#define KERNEL(NAME, TILE) extern "C" __global__ void __launch_bounds__(THREADS) NAME##_##TILE
+#define KERNEL(NAME, TILE) extern "C" __global__ void __launch_bounds__(THREADS, Tile##TILE::BLOCKS) NAME##_##TILE
 #define DENSE_KERNELS(TILE)                                                                                                      \
     /* y = leaky_relu(x·W + b). Shapes: x (N, I), weight (I, O) → y (N, O) */                                                    \
     KERNEL(forward_leaky_relu, TILE)(const float* x, const float* weight, const float* bias, float* y, int n, int i, int o,      \
                                      float slope) {                                                                              \
-        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor(x, i), Factor(weight, o), n, o, i,                            \
+        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i,                            \
                                                             LeakyRelu{bias, slope, y, o}, Nothing());                            \
     }                                                                                                                            \
     /* the same and dropout, with slopes = dy/dz for the way back */                                                             \
     KERNEL(forward_dropout, TILE)(const float* x, const float* weight, const float* bias, float* y, float* slopes, int n, int i, \
                                   int o, float slope, u32 threshold, float scale, const u32* step, u32 site, u64 seed) {         \
         product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(                                                                     \
-            Factor(x, i), Factor(weight, o), n, o, i,                                                                            \
+            Factor{x, padded(i)}, Factor{weight, o}, n, o, i,                                                                            \
             LeakyReluDropout{bias, slope, y, slopes, o, threshold, scale, step, site, seed}, Nothing());                         \
     }                                                                                                                            \
     /* y = tanh(x·W + b) */                                                                                                      \
     KERNEL(forward_tanh, TILE)(const float* x, const float* weight, const float* bias, float* y, int n, int i, int o) {          \
-        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor(x, i), Factor(weight, o), n, o, i, Tanh{bias, y, o},          \
+        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i, Tanh{bias, y, o},          \
                                                             Nothing());                                                          \
     }                                                                                                                            \
     /* dz of the layer before, (dz·Wᵀ)∘slopes. Shapes: dz (N, O), weight (I, O), slopes (N, I) → (N, I) */                       \
     KERNEL(backward_slopes, TILE)(const float* dz, const float* weight, const float* slopes, float* dz_before, int n, int i,     \
                                   int o) {                                                                                       \
-        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor(dz, o), Factor(weight, o), n, i, o,                              \
+        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor{dz, o}, Factor{weight, o}, n, i, o,                              \
                                                          TimesSlopes{slopes, dz_before, i}, Nothing());                          \
     }                                                                                                                            \
     /* the same where the layer before is a leaky ReLU with result y */                                                          \
     KERNEL(backward_leaky_relu, TILE)(const float* dz, const float* weight, const float* y, float* dz_before, int n, int i,      \
                                       int o, float slope) {                                                                      \
-        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor(dz, o), Factor(weight, o), n, i, o,                              \
+        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor{dz, o}, Factor{weight, o}, n, i, o,                              \
                                                          TimesLeakyReluSlope{y, slope, dz_before, i}, Nothing());                \
     }                                                                                                                            \
     /* the same where it is a tanh with result y */                                                                              \
     KERNEL(backward_tanh, TILE)(const float* dz, const float* weight, const float* y, float* dz_before, int n, int i, int o) {   \
-        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor(dz, o), Factor(weight, o), n, i, o,                              \
+        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor{dz, o}, Factor{weight, o}, n, i, o,                              \
                                                          TimesTanhSlope{y, dz_before, i}, Nothing());                            \
     }                                                                                                                            \
     /* dW = xᵀ·dz and db = Σ_n dz_n. Shapes: x (N, I), dz (N, O) → dweight (I, O), dbias (O,) */                                 \
     KERNEL(backward_params, TILE)(const float* x, const float* dz, float* dweight, float* dbias, int n, int i, int o) {          \
-        product<Tile##TILE, K_IN_COLUMNS, K_IN_COLUMNS, true>(Factor(x, i), Factor(dz, o), i, o, n, Store{dweight, o},           \
+        product<Tile##TILE, K_IN_COLUMNS, K_IN_COLUMNS, true>(Factor{x, padded(i)}, Factor{dz, o}, i, o, n, Store{dweight, o},           \
                                                               StoreBias{dbias});                                                 \
     }
 
@@ -250,23 +259,24 @@ adam_update(float* param, const float* grad, float* m, float* v, float* squares,
 
 // --- the end of an iteration -------------------------------------------------------------------------------------------
 
-__device__ inline float mean_loss(const float* output, const float* target, int count, int logits, float* eight) {
+// A thread's share of what `finish` sums up.
+__device__ inline float losses(const float* output, const float* target, int count, int logits) {
     float total = 0.0f;
     for (int i = threadIdx.x; i < count; i += THREADS)
         total += logits ? bce_with_logits_loss(output[i], target[i]) : bce_loss(output[i], target[i]);
-    return block_sum(total, eight) / count;
+    return total;
 }
 
-__device__ inline float mean_probability(const float* output, int count, int logits, float* eight) {
+__device__ inline float probabilities(const float* output, int count, int logits) {
     float total = 0.0f;
     for (int i = threadIdx.x; i < count; i += THREADS) total += logits ? sigmoid(output[i]) : output[i];
-    return block_sum(total, eight) / count;
+    return total;
 }
 
-__device__ inline float norm(const float* squares, int count, float* eight) {
+__device__ inline float plain(const float* values, int count) {
     float total = 0.0f;
-    for (int i = threadIdx.x; i < count; i += THREADS) total += squares[i];
-    return sqrtf(block_sum(total, eight));
+    for (int i = threadIdx.x; i < count; i += THREADS) total += values[i];
+    return total;
 }
 
 // metrics (iterations of an epoch, 6): this iteration's row, training.StepMetrics. Then one more iteration is done. One block.
@@ -275,11 +285,16 @@ finish(const float* output_d, const float* target_d, const float* output_g, cons
        const float* squares_g, float* metrics, u32* step, int rows, int batch, int per_epoch, int blocks_d, int blocks_g, int logits) {
     __shared__ float eight[8];
     float values[6] = {
-        mean_loss(output_d, target_d, 2 * rows, logits, eight), mean_loss(output_g, target_g, batch, logits, eight),
-        mean_probability(output_d, rows, logits, eight),        mean_probability(output_d + rows, rows, logits, eight),
-        norm(squares_d, blocks_d, eight),                       norm(squares_g, blocks_g, eight),
-    };
+        losses(output_d, target_d, 2 * rows, logits) / (2 * rows),
+        losses(output_g, target_g, batch, logits) / batch,
+        probabilities(output_d, rows, logits) / rows,
+        probabilities(output_d + rows, rows, logits) / rows,
+        plain(squares_d, blocks_d),
+        plain(squares_g, blocks_g),
+    };  // everything is read before the first barrier
+#pragma unroll
+    for (int i = 0; i < 6; ++i) values[i] = block_sum(values[i], eight);
     if (threadIdx.x > 0) return;
-    for (int i = 0; i < 6; ++i) metrics[*step % per_epoch * 6 + i] = values[i];
+    for (int i = 0; i < 6; ++i) metrics[*step % per_epoch * 6 + i] = i < 4 ? values[i] : sqrtf(values[i]);
     *step += 1;
 }

@@ -65,7 +65,8 @@ class CudaStep:
         g, d, batch = state.generator, state.discriminator, config.batch_size
         self.g, self.d = _dense(g), _dense(d)
         self.dropout = [layer for layer in d.layers if isinstance(layer, Dropout)]
-        self.latent = self._empty(rows + batch, config.latent_dim)
+        self.latent = self._empty(rows + batch, -(-config.latent_dim // 4) * 4)  # rows on 16-byte boundaries
+        self.latent[...] = 0.0
         self.images = self._empty(2 * rows + batch, IMAGE_PIXELS)  # real, fake for the D step, fake for the G step
         self.g_y = [self._empty(rows + batch, layer.out_features) for layer in self.g[:-1]] + [self.images[rows:]]
         self.g_dz = [self._empty(batch, layer.out_features) for layer in self.g]
@@ -121,11 +122,11 @@ class CudaStep:
     def _inputs(self) -> None:
         rows, resident, config = self.rows, self.resident, self.config
         noise_d, noise_g = self.latent[:rows], self.latent[rows:]
-        quads = rows * IMAGE_PIXELS // 4 + -(-noise_d.size // 4) - (-noise_g.size // 4)
+        z = config.latent_dim
+        quads = rows * IMAGE_PIXELS // 4 + -(-rows * z // 4) - (-config.batch_size * z // 4)
         self.launcher.launch(
             "inputs", (-(-quads // THREADS), 1), resident.pixels, resident.order, resident.step, self.images, noise_d,
-            noise_g, _i(rows), _i(config.batch_size), _i(len(resident.metrics)), _i(noise_d.size), _i(noise_g.size),
-            _seed(config.seed),
+            noise_g, _i(rows), _i(config.batch_size), _i(len(resident.metrics)), _i(z), _seed(config.seed),
         )  # fmt: skip
 
     def _forward_d(self, p: _Pass) -> None:
