@@ -195,7 +195,7 @@ __device__ inline void product(Factor a, Factor b, int rows, int columns, int ks
             b_copies.start(room + free + A::SIZE);
         }
         end_copies();
-#pragma unroll
+#pragma unroll 1  // twice as much at once would need more registers than there are
         for (int k = 0; k < SLAB; k += 8 * TILE::WARPS_K)
             multiply_add<TILE, A, B>(c, room + now + a_place, room + now + b_place, k);
         if (SUM_B && blockIdx.y == 0)
