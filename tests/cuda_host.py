@@ -7,7 +7,7 @@ import hashlib
 import re
 import shutil
 import subprocess
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,49 +48,31 @@ def build(folder: Path, passes: int, change: tuple[str, str] | None = None, more
 
 
 class HostLauncher:
-    """``Launcher`` of ``npgan.kernels.cuda.gpu`` on the CPU. What is launched beside runs at once, or as late as it may."""
+    """Starts kernels on NumPy arrays."""
 
-    def __init__(
-        self, library: ctypes.CDLL, multiprocessors: int = 4, order: int = 0, beside_late: bool = False
-    ) -> None:
-        self.library, self.multiprocessors, self.beside_late = library, multiprocessors, beside_late
-        self.launches: list[str] = []
-        self._later: list[tuple[str, tuple[int, int], tuple[Any, ...]]] = []
-        self._is_beside = False
+    def __init__(self, library: ctypes.CDLL, order: int = 0) -> None:
+        self.library = library
         library.set_order(order)
 
     def launch(self, kernel: str, blocks: tuple[int, int], *arguments: Any) -> None:
-        self.launches.append(kernel)
-        if self._is_beside and self.beside_late:
-            self._later.append((kernel, blocks, arguments))
-        else:
-            self._run(kernel, blocks, arguments)
-
-    def beside(self) -> Any:
-        launcher = self
-
-        class Beside(nullcontext[None]):
-            def __enter__(self) -> None:
-                launcher._is_beside = True
-
-            def __exit__(self, *problem: object) -> None:
-                launcher._is_beside = False
-
-        return Beside()
-
-    def join(self) -> None:
-        for each in self._later:
-            self._run(*each)
-        self._later.clear()
-
-    def _run(self, kernel: str, blocks: tuple[int, int], arguments: tuple[Any, ...]) -> None:
-        values = [
-            ctypes.c_void_p(argument.ctypes.data) if isinstance(argument, np.ndarray) else _scalar(argument)
-            for argument in arguments
-        ]
-        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        getattr(self.library, f"launch_{kernel}")(*blocks, pointers)
+        starter(self.library, kernel, blocks, arguments)()
 
 
-def _scalar(value: np.generic) -> Any:
-    return (ctypes.c_char * value.nbytes).from_buffer_copy(value.tobytes())
+def starter(
+    library: ctypes.CDLL, kernel: str, blocks: tuple[int, int], arguments: Sequence[np.ndarray | np.generic]
+) -> Callable[[], None]:
+    """Starts a kernel whenever it is called. It has the arrays' addresses, but does not keep the arrays alive."""
+    values = [
+        ctypes.c_void_p(argument.ctypes.data)
+        if isinstance(argument, np.ndarray)
+        else (ctypes.c_char * argument.nbytes).from_buffer_copy(argument.tobytes())
+        for argument in arguments
+    ]
+    pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+    function = getattr(library, f"launch_{kernel}")
+
+    def start() -> None:
+        function(*blocks, pointers)
+        assert values  # they live as long as `pointers`
+
+    return start

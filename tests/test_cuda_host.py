@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import types
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,12 @@ import numpy as np
 import pytest
 from cuda_host import HostLauncher, build
 
-from npgan import networks, ops, random
-from npgan.backend import Backend
-from npgan.config import TrainConfig
+from npgan import ops, random
 from npgan.data import scale_pixels
-from npgan.kernels.cuda.epochs import Epochs, iterate_epochs
 from npgan.kernels.cuda.gpu import TILES, passes, tile_of
 from npgan.layers import Dropout, DropoutKey, dropout_threshold
 from npgan.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.random import Stream
-from npgan.training import StepMetrics, TrainState, iterate, new_state
 
 pytestmark = pytest.mark.skipif(cuda_host.COMPILER is None, reason="needs g++")
 
@@ -355,160 +349,6 @@ def test_inputs(three: ctypes.CDLL) -> None:
         expected = random.normal(SEED, Stream.LATENT, int(step[0]), site, (len(noise), z))
         np.testing.assert_allclose(noise[:, :z], expected, rtol=2e-6, atol=2e-6)
         assert np.isnan(noise[:, z:]).all()  # what pads the rows is left as it is
-
-
-# --- whole iterations --------------------------------------------------------------------------------------------------
-
-_IMAGES = _RNG.integers(0, 256, (44, 784), dtype=np.uint8)
-_CONFIG = TrainConfig(
-    dataset="digits", epochs=3, batch_size=8, latent_dim=10, seed=SEED
-)  # 5 whole batches and one of 4
-
-
-class _Stream:
-    """A stream that does everything at once, or notes it down while it captures."""
-
-    def __init__(self, gpu: _HostGpu) -> None:
-        self.gpu = gpu
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *problem: object) -> None: ...
-
-    def synchronize(self) -> None: ...
-
-    def begin_capture(self) -> None:
-        assert self.gpu.captured is None
-        self.gpu.captured = []
-
-    def end_capture(self) -> Any:
-        assert self.gpu.captured is not None
-        calls, self.gpu.captured = self.gpu.captured, None
-        self.gpu.graphs.append(len(calls))
-
-        def launch(stream: object) -> None:
-            for call in calls:
-                call()
-
-        return types.SimpleNamespace(launch=launch)
-
-
-class _HostGpu(HostLauncher):
-    """``Gpu`` as far as ``Epochs`` uses it."""
-
-    def __init__(self, library: ctypes.CDLL, beside_late: bool) -> None:
-        super().__init__(library, beside_late=beside_late)
-        self.captured: list[Callable[[], None]] | None = None
-        self.graphs: list[int] = []
-        self.main = _Stream(self)
-
-    def _run(self, *call: Any) -> None:
-        if self.captured is None:
-            super()._run(*call)
-        else:
-            self.captured.append(lambda: HostLauncher._run(self, *call))
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """A backend on which the tutorial's networks are narrow, and NumPy has what is asked of CuPy's streams."""
-    monkeypatch.setattr(networks, "_HIDDEN", (16, 24, 40))
-    numpy = types.ModuleType("numpy")
-    vars(numpy).update(vars(np))
-    numpy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
-        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None)
-    )
-    return Backend("numpy", numpy, "this CPU", "a test")
-
-
-def _train_fused(
-    library: ctypes.CDLL, backend: Backend, config: TrainConfig, late: bool = False
-) -> tuple[TrainState, Array]:
-    state = new_state(config, backend)
-    return state, np.concatenate(list(iterate_epochs(_HostGpu(library, late), state, _IMAGES, config)))  # type: ignore[arg-type]
-
-
-def _train_plainly(backend: Backend, config: TrainConfig) -> tuple[TrainState, Array]:
-    state = new_state(config, backend)
-    return state, np.array([[float(value) for value in metrics] for metrics in iterate(state, _IMAGES, config)])
-
-
-def _assert_same_run(one: tuple[TrainState, Array], other: tuple[TrainState, Array], tolerance: float) -> None:
-    (state, metrics), (expected, expected_metrics) = one, other
-    assert state.step == expected.step == state.adam_d.step == state.adam_g.step
-    np.testing.assert_allclose(metrics, expected_metrics, rtol=50 * tolerance, atol=10 * tolerance)
-    for net, wanted, adam, wanted_adam in (
-        (state.generator, expected.generator, state.adam_g, expected.adam_g),
-        (state.discriminator, expected.discriminator, state.adam_d, expected.adam_d),
-    ):
-        arrays = [*zip(adam.tensors().values(), wanted_adam.tensors().values(), strict=True)]
-        for found, right in ((net.parameters, wanted.parameters), (net.gradients, wanted.gradients), *arrays):
-            assert np.linalg.norm(found - right) < tolerance * np.linalg.norm(right)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"loss": "bce-logits", "label_smoothing": 0.1},
-        {"dropout_in_g_step": True, "leaky_slope": 0.1, "dropout": 0.5, "beta1": 0.5, "lr_d": 1e-4},
-        {"batch_size": 44, "epochs": 5},
-        {"batch_size": 60, "epochs": 5, "latent_dim": 7},
-    ],
-    ids=["tutorial", "logits", "options", "one batch", "less than a batch"],
-)
-def test_training_is_that_of_train_step(three: ctypes.CDLL, small: Backend, changes: dict[str, Any]) -> None:
-    config = replace(_CONFIG, **changes)
-    _assert_same_run(_train_fused(three, small, config), _train_plainly(small, config), 1e-4)
-
-
-def test_tf32_trains_the_same_run_less_exactly(folder: Path, small: Backend) -> None:
-    _assert_same_run(_train_fused(build(folder, 1), small, _CONFIG), _train_plainly(small, _CONFIG), 0.1)
-
-
-def test_what_runs_beside_may_as_well_run_late(three: ctypes.CDLL, small: Backend) -> None:
-    (one, metrics), (other, late_metrics) = (_train_fused(three, small, _CONFIG, late) for late in (False, True))
-    np.testing.assert_array_equal(metrics, late_metrics)
-    np.testing.assert_array_equal(one.generator.parameters, other.generator.parameters)
-    np.testing.assert_array_equal(one.discriminator.parameters, other.discriminator.parameters)
-
-
-def test_a_run_in_parts_gives_the_bytes_of_one_in_a_piece(three: ctypes.CDLL, small: Backend) -> None:
-    whole, metrics = _train_fused(three, small, _CONFIG)
-    state = new_state(_CONFIG, small)
-    parts = []
-    for epochs in (1, 3):
-        gpu: Any = _HostGpu(three, False)
-        parts += list(iterate_epochs(gpu, state, _IMAGES, replace(_CONFIG, epochs=epochs)))
-    np.testing.assert_array_equal(np.concatenate(parts), metrics)
-    np.testing.assert_array_equal(state.generator.parameters, whole.generator.parameters)
-
-
-def test_an_epoch_begun_elsewhere_is_finished(three: ctypes.CDLL, small: Backend) -> None:
-    """As after a Ctrl-C on NumPy: the checkpoint is in the middle of an epoch."""
-    state = new_state(_CONFIG, small)
-    steps = iterate(state, _IMAGES, _CONFIG)
-    for _ in range(2):
-        next(steps)
-    done = list(iterate_epochs(_HostGpu(three, False), state, _IMAGES, _CONFIG))  # type: ignore[arg-type]
-    assert [len(each) for each in done] == [4, 6, 6]
-    expected = _train_plainly(small, _CONFIG)
-    _assert_same_run((state, np.concatenate(done)), (expected[0], expected[1][2:]), 1e-4)
-
-
-def test_launches_and_graphs(three: ctypes.CDLL, small: Backend) -> None:
-    gpu: Any = _HostGpu(three, False)
-    state = new_state(_CONFIG, small)
-    epochs = Epochs(gpu, state, _IMAGES, _CONFIG)
-    assert (epochs.per_epoch, epochs.whole, epochs.rest, epochs.together) == (6, 5, 4, 5)
-    epochs.finish_epoch()
-    assert gpu.graphs == []  # the first time launch by launch
-    per_iteration = len(gpu.launches) // 6
-    assert per_iteration == 32
-    for _ in range(2):
-        epochs.finish_epoch()
-    assert gpu.graphs == [5 * per_iteration, per_iteration]  # captured once each, then replayed
-    assert epochs.finish_epoch().shape == (6, len(StepMetrics._fields))
 
 
 # --- choices -----------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ Array = Any
 
 _IMAGES = render(3 * 128 + 96, 1)[0].reshape(-1, 784)  # three whole batches and one of 96, as in MNIST's last
 _CONFIG = TrainConfig(dataset="digits", epochs=5, seed=2**40 + 3)  # 20 iterations
+_FEW = ("--dataset", "digits", "--train-images", "1000")  # for a run of the program
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_train_twice_and_resume_give_the_same_bytes(cupy: Backend, tmp_path: Pat
     def train(*flags: object) -> None:
         assert main(["train", "--backend", "cupy", *(str(flag) for flag in flags), "--quiet"]) == 0
 
-    flags = ("--dataset", "digits", "--train-images", 1000, "--precision", precision)
+    flags = (*_FEW, "--precision", precision)
     for name in "ab":
         train(*flags, "--epochs", 3, "--out", tmp_path / name)
     train(*flags, "--epochs", 1, "--out", tmp_path / "c")
@@ -178,7 +179,7 @@ def test_train_twice_and_resume_give_the_same_bytes(cupy: Backend, tmp_path: Pat
 
 
 def test_networks_without_fused_kernels_train_with_the_plain_maths(cupy: Backend, tmp_path: Path) -> None:
-    flags = ["--preset", "paper-2014", "--dataset", "digits", "--train-images", "500", "--epochs", "1", "--quiet"]
+    flags = ["--preset", "paper-2014", *_FEW, "--epochs", "1", "--quiet"]
     assert main(["train", "--backend", "cupy", *flags, "--out", str(tmp_path / "run")]) == 0
     chosen = kernels.select_for_gpu("auto", cupy.xp, "fp32", "no kernels for these")
     assert (chosen.name, chosen.reason) == ("reference", "no kernels for these")
