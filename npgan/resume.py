@@ -22,7 +22,7 @@ def what_changed(before: dict[str, Any], runtime: dict[str, Any]) -> str | None:
     changed = [
         f"{name} {runtime[name]} after {before[name]}"
         for name in _MAY_CHANGE_BYTES
-        if before.get(name, runtime[name]) != runtime[name]
+        if None not in (before.get(name), runtime[name]) and before[name] != runtime[name]
     ]
     if not changed:
         return None

@@ -111,6 +111,11 @@ class Event:
     def record(self, stream: Stream | None = None) -> None:
         self.work = (stream or Stream.current)._add(None)
 
+    def synchronize(self) -> None:
+        refuse_while_capturing("synchronize")
+        assert self.work is not None, "an event that was never recorded"
+        self.work.do()
+
 
 class Graph:
     made: list[Graph] = []

@@ -326,6 +326,7 @@ cupy.cuda = SimpleNamespace(
     Event=Event,
     Device=_Device,
     get_current_stream=lambda: Stream.current,
+    get_elapsed_time=lambda start, end: 0.1,  # milliseconds
     runtime=SimpleNamespace(
         getDeviceCount=lambda: 1,
         getDeviceProperties=lambda number: {"name": b"Stand-in", "major": 9, "minor": 0},

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from npgan.backend import Backend
-from npgan.bench import contestants, gpu, gpu_peers, gpu_profile, job
+from npgan.bench import contestants, gpu, gpu_peers, job
 from npgan.bench.contestants import Missing, pixels
 from npgan.cli import main
 from npgan.config import TrainConfig
-from npgan.kernels.cuda.step import CudaStep, Resident
-from npgan.training import new_state
 
 _BATCH, _ITERATIONS = 16, 12
 
@@ -68,26 +64,6 @@ def test_peers_without_a_gpu_are_missing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_iteration_is_32_launches(backend: Backend) -> None:
     assert gpu.launches(backend, TrainConfig(dataset="digits"), multiprocessors=132) == 32
-
-
-def test_the_profile_times_every_launch_on_its_own(backend: Backend) -> None:
-    config = TrainConfig(dataset="digits", batch_size=4)
-    done: list[str] = []
-    graph = SimpleNamespace(launch=lambda stream: done.append("replayed"))
-    stream: Any = nullcontext()
-    stream.begin_capture, stream.end_capture = (lambda: done.append("captured")), (lambda: graph)
-    stand_in = SimpleNamespace(
-        multiprocessors=132, main=stream, launch=lambda kernel, blocks, *arguments: done.append(kernel)
-    )
-    event = SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)
-    cuda = SimpleNamespace(Event=lambda: event, get_elapsed_time=lambda start, end: 0.1)  # milliseconds
-    stopwatch = gpu_profile.Stopwatch(stand_in, cuda)
-    resident = Resident(*[np.zeros((1, 784), dtype=np.uint8)] * 4)
-    CudaStep(stopwatch, new_state(config, backend), config, resident, 4).launch()
-    assert len(stopwatch.timed) == 32 and {each.microseconds for each in stopwatch.timed} == {2.0}
-    assert stopwatch.timed[0].kernel == "inputs" and stopwatch.timed[-1].kernel == "finish"
-    assert done[:3] == ["inputs", "captured", "inputs"] and done.count("inputs") == 51
-    assert done.count("replayed") == 5 * 32
 
 
 def _rows() -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cuda_host
@@ -31,6 +32,9 @@ from test_gpu import (  # noqa: F401
 
 from npgan import networks
 from npgan.backend import Backend, select, to_numpy
+from npgan.bench import gpu as bench
+from npgan.bench import gpu_profile
+from npgan.cli import main
 from npgan.config import TrainConfig
 from npgan.data import scale_pixels
 from npgan.kernels.cuda.epochs import Epochs, iterate_epochs
@@ -144,6 +148,38 @@ def test_launches_and_graphs(cupy: Backend, gpu: Gpu, monkeypatch: pytest.Monkey
         epochs.finish_epoch()
     assert [len(graph.calls) for graph in graphs] == [5 * 32, 32]  # captured once each, then replayed
     assert epochs.finish_epoch().shape == (6, len(StepMetrics._fields))
+
+
+def test_a_run_goes_on_without_the_gpu(cupy: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--backend", "cupy", *test_gpu._FEW, "--epochs", "1", "--quiet", "--out", str(tmp_path)]) == 0
+    assert main(["train", "--backend", "numpy", "--epochs", "2", "--quiet", "--resume", str(tmp_path)]) == 0
+    assert "goes on with backend numpy after cupy: the bytes" in capsys.readouterr().err
+
+
+# --- the benchmark -----------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmarks_contestants(cupy: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in {"_MNIST": 30, "_SIDE": 8, "_COPIED": 32, "_TIMES": 2, "_STEPS_OF_REFERENCE": 2}.items():
+        assert hasattr(bench, name)
+        monkeypatch.setattr(bench, name, size)
+    for name, iterations in {"npgan fused": 3, "npgan reference": 2, "products peak": 2, "copy peak": 2}.items():
+        contestant = bench.make(f"fp32 {name}", 8)
+        contestant.run()
+        contestant.run()
+        assert contestant.iterations == iterations
+        assert contestant.launches is None or contestant.launches() == 32
+
+
+def test_the_profile_times_every_launch_on_its_own(
+    cupy: Backend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_profile, "_REPEATED", 2)
+    gpu_profile.show_gpu_profile(8, "fp32")
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 + 32 + 1  # a stand-in's clock: 0.1 ms for each graph
+    assert printed[2].split()[0] == "inputs" and printed[-2].split()[::2] == ["finish", "50.00"]
+    assert printed[-1] == f"{'32 launches, one after the other':<48}{32 * 50:>8.1f}"
 
 
 # --- the stand-in notices ----------------------------------------------------------------------------------------------

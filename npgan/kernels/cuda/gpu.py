@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from npgan.errors import InputError
 
-Array = Any  # cupy.ndarray; numpy.ndarray where a test runs the kernels on a CPU
+Array = Any  # cupy.ndarray
 
 THREADS = 256  # in every block
 TILES = (
@@ -24,7 +24,7 @@ _SOURCES = ("device.cuh", "machine.cuh", "product.cuh", "step.cu")
 
 
 class Launcher(Protocol):
-    """What ``step`` needs: ``Gpu``, or a stand-in that runs the same kernels on a CPU."""
+    """What ``step`` needs: ``Gpu``, or what the benchmark puts in its place to count and to time."""
 
     multiprocessors: int
 

@@ -1,7 +1,7 @@
 """One iteration of ``training.train_step`` as launches of the kernels in ``step.cu``: what runs on a GPU with fused kernels.
 
 Why it is written again: between two matrix products there is one kernel less for every pass that is done where the product
-ends, and some kernels run beside each other. ``tests/test_cuda_host.py`` holds it against ``train_step``, on a CPU.
+ends, and some kernels run beside each other. ``tests/test_cupy_host.py`` holds it against ``train_step``, on a CPU.
 
 Letters as in ``training``: B the batch size, b ≤ B the rows of this batch, Z the latent size. All arrays are float32 on the
 device, allocated once: a captured graph has their addresses.
@@ -20,7 +20,7 @@ from npgan.layers import Dense, Dropout, dropout_threshold
 from npgan.networks import IMAGE_PIXELS, Sequential
 from npgan.training import PASS_D, PASS_G, TrainState
 
-Array = Any  # cupy.ndarray; numpy.ndarray where a test runs the kernels on a CPU
+Array = Any  # cupy.ndarray
 
 _i, _f, _u, _seed, _d = np.int32, np.float32, np.uint32, np.uint64, np.float64  # the kernels' argument types
 
