@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 from npgan.errors import InputError
 
-Array = Any  # cupy.ndarray
-
 THREADS = 256  # in every block
 TILES = (
     (64, 64),
