@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -93,10 +94,16 @@ def _cupy_backend(reason: str, precision: str) -> Backend:
             raise InputError(
                 f"--precision tf32 needs a GPU of compute capability 8.0 or more, this one has {capability}"
             )
-        cupy.zeros(1) + 1  # fails here, not later, when the CUDA libraries do not fit the driver
+        square = cupy.zeros((2, 2), dtype=cupy.float32)
+        square @ square + 1  # fails here, not later, when CUDA's libraries are missing or do not fit the driver
     except (_NoGpu, InputError):
         raise
     except Exception as error:  # CuPy has no common base class for the driver's, compiler's and loader's errors
+        if re.search("headers|nvrtc|cublas", str(error), re.IGNORECASE):
+            raise _NoGpu(
+                f"CuPy is installed but not all of CUDA's libraries ({_first_line(error)}): "
+                "pip install 'npgan[cuda12]' or 'npgan[cuda13]' brings them"
+            ) from None
         raise _NoGpu(
             f"CuPy is installed but the GPU does not answer ({_first_line(error)}): "
             "install an NVIDIA driver for this CUDA version, or check nvidia-smi"

@@ -330,6 +330,9 @@ def _add_bench(commands: Any) -> None:
         help="leave out a contestant that is not ready by then (default: 300)",
     )  # fmt: skip
     parser.add_argument(
+        "--patience-in-all", type=float, metavar="SECONDS", help="the same for all contestants of a table together"
+    )
+    parser.add_argument(
         "--only", type=_names, metavar="NAME,...", help="some contestants, such as 'npgan fused,jax step'"
     )
     parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="write every time there, too")

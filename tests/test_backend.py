@@ -16,14 +16,14 @@ from npgan.errors import InputError
 
 
 def _fake_cupy(devices: int, failure: Exception | None = None) -> Any:
-    def zeros(count: int) -> Any:
+    def zeros(shape: tuple[int, int], dtype: Any) -> Any:
         if failure is not None:
             raise failure
-        return np.zeros(count)
+        return np.zeros(shape, dtype)
 
     runtime = SimpleNamespace(getDeviceCount=lambda: devices, getDeviceProperties=lambda number: {"name": b"Fake GPU"})
     cuda = SimpleNamespace(runtime=runtime, Device=lambda: SimpleNamespace(id=0))
-    return SimpleNamespace(cuda=cuda, zeros=zeros, __version__="14.2.0")
+    return SimpleNamespace(cuda=cuda, zeros=zeros, float32=np.float32, __version__="14.2.0")
 
 
 def test_numpy_when_asked_for() -> None:
@@ -42,6 +42,14 @@ def test_numpy_when_asked_for() -> None:
         (
             _fake_cupy(1, RuntimeError("CUDA driver version is insufficient\nfor this runtime")),
             "driver version is insufficient",
+        ),
+        *(
+            (_fake_cupy(1, failure), "not all of CUDA's libraries")
+            for failure in (
+                RuntimeError("Failed to find CUDA headers.\nPlease install"),
+                RuntimeError("CuPy failed to load libnvrtc.so.12: OSError: libnvrtc.so.12: cannot open shared object"),
+                ImportError("libcublas.so.12: cannot open shared object file: No such file or directory"),
+            )
         ),
     ],
 )

@@ -50,37 +50,6 @@ def test_scale_pixels(dtype: Any) -> None:
     assert scale_pixels(pixels).dtype == np.float32
 
 
-class Foreign(np.lib.mixins.NDArrayOperatorsMixin):
-    """Like a CuPy array, it cannot be turned into a NumPy array and takes part in ufuncs only."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = values
-
-    @property
-    def dtype(self) -> Any:
-        return self.values.dtype
-
-    def __array__(self, *_args: object, **_kwargs: object) -> Any:
-        raise TypeError("no implicit conversion")
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Foreign:
-        assert method == "__call__" and np.dtype(kwargs.get("dtype", np.float32)) == np.float32
-        own = [value.values if isinstance(value, Foreign) else value for value in inputs]
-        if out is not None:
-            ufunc(*own, out=out[0].values, **kwargs)
-            return out[0]  # type: ignore[no-any-return]
-        return Foreign(ufunc(*own, **kwargs))
-
-
-def test_scale_pixels_leaves_the_work_to_the_arrays_library() -> None:
-    pixels = np.arange(256, dtype=np.uint8)
-    expected = scale_pixels(pixels)
-    out = Foreign(np.empty(256, dtype=np.float32))
-    assert scale_pixels(Foreign(pixels), out=out) is out
-    assert np.array_equal(out.values, expected)
-    assert np.array_equal(scale_pixels(Foreign(pixels)).values, expected)
-
-
 def test_scale_pixels_never_holds_float64() -> None:
     pixels, out = np.zeros((1280, 784), dtype=np.uint8), np.empty((1280, 784), dtype=np.float32)
     tracemalloc.start()

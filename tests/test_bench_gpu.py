@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,19 @@ def test_floors_and_shares() -> None:
 def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = []
 
-    def measure(workers: Any, rounds: int, calls: int, base: str, peak: str) -> dict[str, dict[str, Any]]:
-        asked.append((rounds, calls, base, peak))
+    def measure(
+        workers: Any, rounds: int, calls: int, base: str, peak: str, in_all: float | None
+    ) -> dict[str, dict[str, Any]]:
+        asked.append((rounds, calls, base, peak, in_all))
         prefix = base.removesuffix("npgan fused")
         return {prefix + name: row for name, row in _rows().items()}
 
     monkeypatch.setattr(gpu, "measure", measure)
     monkeypatch.setattr("npgan.backend.select", lambda name: Backend("cupy", np, "a GPU", "a test"))
     file = tmp_path / "bench.json"
-    assert main(["bench", "--backend", "cupy", "--rounds", "2", "--json", str(file)]) == 0
-    assert asked == [(2, 3, f"gpu {p} npgan fused", f"gpu {p} products peak") for p in ("fp32", "tf32")]
+    flags = ["--rounds", "2", "--patience-in-all", "50", "--json", str(file)]
+    assert main(["bench", "--backend", "cupy", *flags]) == 0
+    assert asked == [(2, 3, f"gpu {p} npgan fused", f"gpu {p} products peak", 50) for p in ("fp32", "tf32")]
     printed = capsys.readouterr().out
     for line in (
         "tf32, batch 128",
@@ -142,3 +146,8 @@ def test_a_contestant_that_dies_or_hangs_is_missing(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(sys, "executable", str(program))
         rows = job.measure([job.Worker("jax scan", 4, 1, patience=0.5)], 1, 1, "npgan fused", "peak")
         assert words in rows["jax scan"]["missing"]
+    began = time.monotonic()
+    workers = (job.Worker(name, 4, 1, patience=60) for name in ("jax scan", "jax step", "torch graph"))
+    rows = job.measure(workers, 1, 1, "npgan fused", "peak", patience_in_all=0.5)
+    assert [row["missing"] for row in rows.values()] == ["no answer in 0 s"] * 3
+    assert time.monotonic() - began < 30

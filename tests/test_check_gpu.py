@@ -66,13 +66,15 @@ def test_training_needs_none_of_the_packages_that_are_missing_there(bare: dict[s
 
 
 def test_its_parts_end_within_eight_minutes(check_gpu: ModuleType, tmp_path: Path) -> None:
-    parts = check_gpu.parts(tmp_path, ["--dataset", "digits"])
+    parts = check_gpu.parts(tmp_path, ["--dataset", "digits"], check_gpu.PRECISIONS)
     assert [part.name for part in parts] == ["tests", "train fp32", "train tf32", "bench fp32", "bench tf32"]
     spent = 0.0
     for part in parts:  # each takes as long as it may
         spent += min(part.limit, check_gpu.TOTAL - part.keeps - spent)
         assert spent <= check_gpu.TOTAL - part.keeps
     assert check_gpu.TOTAL < 480 and parts[-1].keeps == 0
+    older = check_gpu.parts(tmp_path, ["--dataset", "digits"], ("fp32",))
+    assert [part.name for part in older] == ["tests", "train fp32", "bench fp32"] and older[-1].keeps == 0
     for part in parts[1:]:  # the flags are those of the program
         help_text = subprocess.run([*part.command[:2], "--help"], capture_output=True, text=True, timeout=60).stdout
         assert [flag for flag in part.command if flag.startswith("--") and flag not in help_text] == []
@@ -85,6 +87,8 @@ def test_a_part_passes_fails_or_takes_too_long(check_gpu: ModuleType, tmp_path: 
         return result.passed, result.figures
 
     assert run("echo == 30 passed ==") == (True, "30 passed")
+    told = check_gpu.Part("tests", ["echo", "ready in", check_gpu.READY], 100.0)
+    assert check_gpu.run(told, tmp_path, time.monotonic()).figures == "ready in 75"
     assert run("echo what went wrong >&2; exit 3") == (False, "exit status 3: what went wrong")
     began = time.monotonic()
     assert run("sleep 60 & sleep 60", 0.2) == (False, "stopped: too slow")

@@ -24,9 +24,14 @@ def _compile(architecture: str, passes: int) -> bytes:
         pytest.skip(f"NVRTC does not load ({problem}): pip install 'npgan[nvrtc]'")
     if int(architecture[3:]) not in supported:
         pytest.skip(f"this NVRTC does not know {architecture}")
-    options = (f"-arch={architecture}", "--std=c++17", f"-DPASSES={passes}")
-    cubin, _ = compiler._NVRTCProgram(source(), "step.cu", method="cubin").compile(options)
+    cubin, _ = compiler._NVRTCProgram(source(), "step.cu", method="cubin").compile(_options(architecture, passes))
     return bytes(cubin)
+
+
+def _options(architecture: str, passes: int) -> tuple[str, ...]:
+    """Those of ``Gpu.compile``, and those that CuPy adds."""
+    added = (f"-arch={architecture}", "-ftz=true", "--device-as-default-execution-space")
+    return ("--std=c++17", f"-DPASSES={passes}", *added)
 
 
 @pytest.mark.parametrize(
@@ -40,13 +45,17 @@ def test_every_kernel_compiles_to_a_cubin(architecture: str, passes: int) -> Non
         assert f".text.{name}\0".encode() in cubin, name
 
 
+def test_the_source_can_be_written_in_any_encoding() -> None:
+    assert source().isascii()
+
+
 def test_a_mistake_does_not_compile() -> None:
     from cupy.cuda import compiler
 
     _compile("sm_90", 3)  # skips where there is no compiler
     wrong = source().replace("*step += 1;", "*steps += 1;")
     with pytest.raises(compiler.CompileException, match="steps"):
-        compiler._NVRTCProgram(wrong, "step.cu", method="cubin").compile(("-arch=sm_90", "--std=c++17", "-DPASSES=3"))
+        compiler._NVRTCProgram(wrong, "step.cu", method="cubin").compile(_options("sm_90", 3))
 
 
 def test_no_register_spills(capfd: pytest.CaptureFixture[str]) -> None:
@@ -56,7 +65,7 @@ def test_no_register_spills(capfd: pytest.CaptureFixture[str]) -> None:
 
     _compile("sm_90", 3)
     program = compiler._NVRTCProgram(source(), "step.cu", method="cubin")
-    program.compile(("-arch=sm_90", "--std=c++17", "-DPASSES=3", "--ptxas-options=-v"))
+    program.compile((*_options("sm_90", 3), "--ptxas-options=-v"))
     report = nvrtc.getProgramLog(program.ptr) + capfd.readouterr().err
     spills = re.findall(r"(\d+) bytes spill stores", report)
     assert len(spills) >= len(kernel_names(source()))  # functions that are not inlined have a line too

@@ -101,16 +101,25 @@ def test_gradient_checks_on_the_device(cupy: Backend) -> None:
 # --- fused kernels
 
 
+def _compiled(cupy: Backend, passes: int) -> Gpu:
+    """Products in so many passes of TF32, or in none; skips where this GPU has no tensor cores for them."""
+    gpu = Gpu(cupy.xp, "tf32" if passes == 1 else "fp32")
+    if passes == 0:
+        gpu.compile(0)
+    if gpu.passes != passes:
+        pytest.skip("needs a GPU of compute capability 8.0 or more")
+    return gpu
+
+
 @pytest.mark.parametrize("passes", [3, 1, 0])
 @pytest.mark.parametrize("changes", [{}, {"loss": "bce-logits", "dropout_in_g_step": True, "batch_size": 100}])
 def test_twenty_fused_steps_are_those_of_the_plain_maths(cupy: Backend, passes: int, changes: dict[str, Any]) -> None:
     config = replace(_CONFIG, **changes)
-    gpu = Gpu(cupy.xp, "tf32" if passes == 1 else "fp32")
-    if passes == 0:
-        gpu.compile(0)
-    tolerance = 5e-2 if passes == 1 else 2e-3
+    gpu = _compiled(cupy, passes)
+    # An element whose z rounds to the other side of 0 has another slope, and shows in everything after it.
+    tolerance = 5e-2 if passes == 1 else 5e-3
     (expected, expected_metrics), (found, metrics) = _plain(cupy, config), _fused(cupy, gpu, config)
-    np.testing.assert_allclose(metrics[:4], expected_metrics[:4], rtol=0.1 if passes == 1 else 1e-3, atol=1e-4)
+    np.testing.assert_allclose(metrics[:4], expected_metrics[:4], rtol=0.1 if passes == 1 else 5e-3, atol=1e-4)
     for net, wanted in zip(_nets(found), _nets(expected), strict=True):
         assert _relative(net.parameters, wanted.parameters) < tolerance
 
@@ -119,9 +128,7 @@ def test_twenty_fused_steps_are_those_of_the_plain_maths(cupy: Backend, passes: 
 def test_gradients_have_the_accuracy_that_the_header_says(cupy: Backend, passes: int) -> None:
     """One iteration beside float64: TF32's ten bits would not pass for float32, nor float32 for TF32."""
     config = replace(_CONFIG, epochs=1, batch_size=len(_IMAGES))
-    gpu = Gpu(cupy.xp, "tf32" if passes == 1 else "fp32")
-    if passes == 0:
-        gpu.compile(0)
+    gpu = _compiled(cupy, passes)
     expected, found = _plain(cupy, config, np.float64)[0], _fused(cupy, gpu, config)[0]
     error = _relative(found.discriminator.gradients, expected.discriminator.gradients)
     assert 1e-4 < error < 2e-2 if passes == 1 else error < 2e-5
@@ -166,6 +173,8 @@ def test_train_twice_and_resume_give_the_same_bytes(cupy: Backend, tmp_path: Pat
     def train(*flags: object) -> None:
         assert main(["train", "--backend", "cupy", *(str(flag) for flag in flags), "--quiet"]) == 0
 
+    if precision == "tf32":
+        _compiled(cupy, 1)
     flags = (*_FEW, "--precision", precision)
     for name in "ab":
         train(*flags, "--epochs", 3, "--out", tmp_path / name)

@@ -43,7 +43,13 @@ _ADAM_BYTES = 6 * 4
 
 
 def bench_gpu(
-    batch_sizes: list[int], precisions: list[str], rounds: int, calls: int, only: list[str] | None, patience: float
+    batch_sizes: list[int],
+    precisions: list[str],
+    rounds: int,
+    calls: int,
+    only: list[str] | None,
+    patience: float,
+    patience_in_all: float | None,
 ) -> dict[str, Any]:
     """Measures and prints. Returns the report for JSON. Raises InputError, also where there is no GPU."""
     from npgan.backend import select
@@ -56,9 +62,9 @@ def bench_gpu(
         for batch in batch_sizes:
             print(f"\n{precision}, batch {batch}, microseconds per iteration, {rounds} turns of {calls}", flush=True)
             prefix = f"gpu {precision} "
-            names = [prefix + name for name in (*(only or NAMES), _PEAK, _COPY)]
+            names = [prefix + name for name in (_PEAK, _COPY, *(only or NAMES))]
             workers = (Worker(name, batch, 1, patience) for name in names)
-            measured = measure(workers, rounds, calls, prefix + BASE, prefix + _PEAK)
+            measured = measure(workers, rounds, calls, prefix + BASE, prefix + _PEAK, patience_in_all)
             rows = {name.removeprefix(prefix): row for name, row in measured.items()}
             floors = add_shares(rows, batch)
             report["precisions"][precision][str(batch)] = {"contestants": rows, "floors_us": floors}

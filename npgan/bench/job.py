@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import select
 import statistics
 import subprocess
@@ -43,12 +44,14 @@ def bench(
     calls: int | None = None,
     only: list[str] | None = None,
     patience: float = 300.0,
+    patience_in_all: float | None = None,
     json_path: Path | None = None,
     profile: bool = False,
 ) -> int:
     """Measures and prints; returns the exit status. ``rounds``: turns of every contestant; ``calls``: of it in a turn.
 
-    ``precisions``: of products on a GPU, a table for each. ``patience``: seconds that a contestant may take to get ready.
+    ``precisions``: of products on a GPU, a table for each. ``patience``: seconds that a contestant may take to get ready;
+    ``patience_in_all``: those of a table.
 
     Each contestant is a process of its own, because the thread pools of OpenBLAS, PyTorch and XLA slow each other down
     within one; they take turns, so that a change of the machine's speed hits all of them alike. Raises InputError.
@@ -65,7 +68,7 @@ def bench(
 
             show_gpu_profile(batch_sizes[0], precisions[0])
             return 0
-        report = bench_gpu(batch_sizes, precisions, rounds, calls or 3, only, patience)
+        report = bench_gpu(batch_sizes, precisions, rounds, calls or 3, only, patience, patience_in_all)
     elif precisions:
         raise InputError("--precisions needs a GPU: use --backend cupy")
     elif profile:
@@ -74,7 +77,7 @@ def bench(
         show_profile(batch_sizes[0], products)
         return 0
     else:
-        report = _bench_cpu(products, batch_sizes, rounds, calls or 10, only, patience)
+        report = _bench_cpu(products, batch_sizes, rounds, calls or 10, only, patience, patience_in_all)
     if json_path is not None:
         try:
             json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -84,7 +87,13 @@ def bench(
 
 
 def _bench_cpu(
-    products: blas.Products, batch_sizes: list[int], rounds: int, calls: int, only: list[str] | None, patience: float
+    products: blas.Products,
+    batch_sizes: list[int],
+    rounds: int,
+    calls: int,
+    only: list[str] | None,
+    patience: float,
+    patience_in_all: float | None,
 ) -> dict[str, Any]:
     check_names("--only", only or [], NAMES)
     report: dict[str, Any] = {"machine": _machine(), "products": products.describe(), "rounds": rounds, "calls": calls}
@@ -93,7 +102,7 @@ def _bench_cpu(
     for batch in batch_sizes:
         print(f"\nbatch {batch}, milliseconds per iteration (a D step and a G step), {rounds} turns of {calls}")
         workers = (Worker(name, batch, products.threads, patience) for name in [*(only or NAMES), _PEAK])
-        rows = measure(workers, rounds, calls, BASE, _PEAK, _PAUSE)
+        rows = measure(workers, rounds, calls, BASE, _PEAK, patience_in_all, _PAUSE)
         report["batch_sizes"][str(batch)] = rows
         _show(rows)
     return report
@@ -106,19 +115,27 @@ def check_names(flag: str, names: Collection[str], known: Collection[str]) -> No
 
 
 def measure(
-    workers: Iterable[Worker], rounds: int, calls: int, base: str, peak: str, pause: float = 0
+    workers: Iterable[Worker],
+    rounds: int,
+    calls: int,
+    base: str,
+    peak: str,
+    patience_in_all: float | None = None,
+    pause: float = 0,
 ) -> dict[str, dict[str, Any]]:
     """For each contestant: its times and what follows from them, or why it is missing.
 
     ``base``: the contestant that others are put in a ratio to; ``peak``: the one whose rate is what can be reached;
-    ``pause``: seconds before each turn.
+    ``patience_in_all``: seconds until all have to be ready; ``pause``: seconds before each turn.
     """
     started: dict[str, Worker] = {}
     rows: dict[str, dict[str, Any]] = {}
     try:
+        began = time.monotonic()
         for worker in workers:  # each is started when the one before is ready
             started[worker.name] = worker
-            rows[worker.name] = worker.read()
+            left = math.inf if patience_in_all is None else began + patience_in_all - time.monotonic()
+            rows[worker.name] = worker.read(max(left, 0.0))
         times: dict[str, list[float]] = {name: [] for name in started}
         for _ in range(rounds):
             for name, worker in started.items():
@@ -166,11 +183,13 @@ class Worker:
             return self._ended()
         return self.read()
 
-    def read(self) -> dict[str, Any]:
+    def read(self, most: float = math.inf) -> dict[str, Any]:
+        """``most``: seconds to wait, if that is less than its patience."""
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], self._patience)[0]:
+        seconds = min(self._patience, most)
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
             self._process.kill()  # or it would go on working beside the others
-            return {"missing": f"no answer in {self._patience:.0f} s"}
+            return {"missing": f"no answer in {seconds:.0f} s"}
         line = self._process.stdout.readline()
         if not line:
             return self._ended()

@@ -37,9 +37,13 @@ class Launcher(Protocol):
 
 
 def source(names: tuple[str, ...] = _SOURCES) -> str:
-    """The CUDA C++ of all kernels, in one piece: NVRTC is then spared a search for headers."""
+    """The CUDA C++ of all kernels, in one piece: NVRTC is then spared a search for headers.
+
+    In ASCII, with ? in comments: CuPy writes it to a file in the encoding of the user's language.
+    """
     folder = files("npgan.kernels.cuda")
-    return "\n".join(folder.joinpath(name).read_text(encoding="utf-8").replace("#pragma once", "") for name in names)
+    texts = (folder.joinpath(name).read_text(encoding="utf-8").replace("#pragma once", "") for name in names)
+    return "\n".join(texts).encode("ascii", "replace").decode("ascii")
 
 
 def passes(precision: str, capability: int) -> int:
