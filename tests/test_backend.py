@@ -88,29 +88,6 @@ def test_array_module() -> None:
     assert backend.to_numpy(array := np.ones(2)) is array
 
 
-@pytest.mark.gpu
-def test_cupy_computes_what_numpy_computes() -> None:
-    pytest.importorskip("cupy", reason="needs CuPy and a GPU")
-    try:
-        gpu = backend.select("cupy")
-    except InputError as error:
-        pytest.skip(str(error))
-    from npgan.config import TrainConfig
-    from npgan.digits import render
-    from npgan.training import iterate, new_state
-
-    images = render(150, 1)[0].reshape(150, 784)
-    config = TrainConfig(dataset="digits", epochs=10, batch_size=64)
-    results = []
-    for chosen in (backend.select("numpy"), gpu):
-        state = new_state(config, chosen)
-        for _ in iterate(state, chosen.to_device(images), config):
-            if state.step == 20:
-                break
-        results.append(backend.to_numpy(state.generator.parameters))
-    np.testing.assert_allclose(results[1], results[0], atol=2e-4)
-
-
 def test_evaluation_is_not_done_in_tf32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--precision", "tf32", "--eval-every", "1", "--dataset", "digits", "--out", str(tmp_path / "run")]
     assert main(["train", *flags]) == 2

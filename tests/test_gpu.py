@@ -25,7 +25,7 @@ from npgan.networks import Sequential
 from npgan.random import Stream
 from npgan.training import TrainState, iterate, new_state
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # whatever CuPy or CUDA warn of
 
 Array = Any
 
