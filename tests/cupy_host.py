@@ -23,7 +23,7 @@ from cuda_streams import Event, Stream, refuse_while_capturing
 
 from npgan.kernels.cuda.gpu import THREADS, source
 
-_REAL: Any = importlib.import_module("cupy") if importlib.util.find_spec("cupy") else None  # imports without a GPU
+REAL: Any = importlib.import_module("cupy") if importlib.util.find_spec("cupy") else None  # it needs no GPU for that
 _QUERIES = {
     "dtype",
     "finfo",
@@ -94,14 +94,14 @@ class ndarray:  # noqa: N801 - CuPy's name
         return getattr(cupy, function.__name__)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or not hasattr(_REAL.ndarray if _REAL else np.ndarray, name):
+        if name.startswith("_") or not hasattr(REAL.ndarray if REAL else np.ndarray, name):
             raise AttributeError(f"cupy.ndarray has no attribute {name!r}")
         value = getattr(self._values, name)
         if not callable(value):
             return _out(value) if isinstance(value, np.ndarray) else value
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            signature = getattr(_REAL.ndarray, name).__doc__.partition("\n")[0] if _REAL else name
+            signature = getattr(REAL.ndarray, name).__doc__.partition("\n")[0] if REAL else name
             assert all(keyword in signature for keyword in kwargs), (signature, kwargs)
             if name in ("item", "tolist"):
                 _device(name)
@@ -317,7 +317,7 @@ class _Device:
     attributes = {"MultiProcessorCount": 4}
 
 
-cupy: Any = _Functions("cupy", np, _REAL)
+cupy: Any = _Functions("cupy", np, REAL)
 cupy.ndarray = ndarray
 cupy.RawModule = RawModule
 cupy.__version__ = "14.2.0"
