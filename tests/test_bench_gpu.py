@@ -63,6 +63,24 @@ def test_peers_without_a_gpu_are_missing(monkeypatch: pytest.MonkeyPatch) -> Non
             contestants.make(f"gpu tf32 {name}", 128, 1)
 
 
+def test_jaxs_products_have_the_precision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    jax = pytest.importorskip("jax", reason="a peer of the benchmark: pip install 'npgan[bench]'")
+    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(gpu_peers, "jax_epoch", lambda variant, batch, iterations, pixels: lambda: None)
+    with jax.default_matmul_precision("default"):
+        monkeypatch.setattr(jax.config, "update", lambda name, value: asked.append((name, value)))
+        for precision, name in (("tf32", "jax scan"), ("fp32", "jax scan"), ("fp32", "jax scan three passes")):
+            gpu_peers.make(name, 8, 1, 1, None, precision)
+        with pytest.raises(Missing, match="for fp32"):
+            gpu_peers.make("jax scan three passes", 8, 1, 1, None, "tf32")
+    values = ("tensorfloat32", "float32", "TF32_TF32_F32_X3")
+    assert asked == [("jax_default_matmul_precision", value) for value in values]
+    for value in values:
+        with jax.default_matmul_precision(value):  # JAX knows all of them
+            pass
+
+
 def test_an_iteration_is_32_launches(backend: Backend) -> None:
     assert gpu.launches(backend, TrainConfig(dataset="digits"), multiprocessors=132) == 32
 

@@ -29,6 +29,7 @@ NAMES = {
     "jax scan unrolled": "JAX, scan of 4 at a time",
     "jax scan cuda graphs": "JAX, scan, CUDA graphs",
     "jax scan cublas": "JAX, scan, cuBLAS only",
+    "jax scan three passes": "JAX, scan, TF32 in three passes",
 }
 _PEAK, _COPY = "products peak", "copy peak"  # what this GPU can do at best
 _MNIST = 60_000  # images

@@ -22,7 +22,9 @@ JAX = {  # the flags of XLA that are swept
     "jax scan cuda graphs": "--xla_gpu_graph_min_graph_size=1 "
     "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,WHILE,DYNAMIC_SLICE_FUSION",
     "jax scan cublas": "--xla_gpu_enable_triton_gemm=false",
+    "jax scan three passes": "",
 }
+_THREE_PASSES = "TF32_TF32_F32_X3"  # what npgan's fp32 products are, as XLA has it
 _UNROLLED = 4  # iterations in the body of the loop
 
 _WARM_UP = 11  # PyTorch wants as many before a capture: torch.cuda.CUDAGraph, "whole-network capture"
@@ -125,7 +127,12 @@ def _jax(variant: str, batch: int, iterations: int, pixels: Any, precision: str,
 
     if jax.default_backend() != "gpu":
         raise Missing(f"JAX {jax.__version__} sees no GPU: pip install 'jax[cuda12]' or 'jax[cuda13]'")
-    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if precision == "tf32" else "float32")
+    products = {"tf32": "tensorfloat32", "fp32": "float32"}[precision]
+    if variant == "scan three passes":
+        if precision == "tf32":
+            raise Missing("three passes of TF32 are for fp32")
+        products = _THREE_PASSES
+    jax.config.update("jax_default_matmul_precision", products)
     epoch = jax_epoch(variant, batch, iterations, pixels)
 
     def run() -> None:
