@@ -1,6 +1,6 @@
 """CUDA's streams, events and graphs for tests: work is done when somebody waits for it, other streams' as late as it may.
 
-With ``Stream.eager`` every launch is done at once. Where the two end with different numbers, somebody does not wait.
+With ``Stream.early`` it is done as early as it may. Where the two end with different numbers, somebody does not wait.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ class _Capture:
 
 
 class _Work:
-    """A launch, or None where there is only something to wait for. It comes after other work, on its stream and on others."""
+    """A launch, or None where there is only something to wait for. It comes after other work: its stream's, then others'."""
 
     def __init__(self, call: Callable[[], None] | None, after: list[_Work]) -> None:
         self.call, self.after, self.capture = call, after, Stream.capture
 
     def with_all_before(self) -> list[_Work]:
-        """This and what it comes after, in an order that may be: its own stream's as early as they may, others' late."""
+        """This and what it comes after, in an order that may be: other streams' work as early or as late as it may."""
         order: list[_Work] = []
         seen = {self}
-        stack = [(self, iter(self.after))]
+        direction = -1 if Stream.early else 1
+        stack = [(self, iter(self.after[::direction]))]
         while stack:
             work, rest = stack[-1]
             following = next((each for each in rest if each not in seen), None)
@@ -34,7 +35,7 @@ class _Work:
                 stack.pop()
             else:
                 seen.add(following)
-                stack.append((following, iter(following.after)))
+                stack.append((following, iter(following.after[::direction])))
         return order
 
     def do(self) -> None:
@@ -45,7 +46,7 @@ class _Work:
 
 
 class Stream:
-    eager = False
+    early = False
     capture: _Capture | None = None  # what is going on, on whichever streams
     current: Stream
     null: Stream
@@ -76,8 +77,6 @@ class Stream:
         work = self._add(call)
         if capture:
             capture.launches.append(work)
-        elif Stream.eager:
-            self.synchronize()
 
     def synchronize(self) -> None:
         refuse_while_capturing("synchronize")
@@ -100,8 +99,7 @@ class Stream:
         Stream.capture = None
         order = self._last[capture].with_all_before() if capture in self._last else []
         assert set(capture.launches) <= set(order), "a stream was not joined at the end of the capture"
-        launches = capture.launches if Stream.eager else [work for work in order if work.call]
-        return Graph([work.call for work in launches if work.call])
+        return Graph([work.call for work in order if work.call])
 
 
 class Event:

@@ -228,15 +228,41 @@ def test_backward_kernels(launcher: HostLauncher, shape: tuple[int, int, int], t
         _assert_product(found / scale, expected / scale, dz, weight.T, launcher)
 
 
+_ADAM = (2e-4, 0.9, 0.999, 1e-8)
+
+
+def _adam_step(step: int) -> Array:
+    """``AdamStep`` of device.cuh, for the update after ``step`` others."""
+    lr, beta1, beta2, epsilon = _ADAM
+    rate, unbias = lr / (1.0 - beta1 ** (step + 1)), 1.0 / (1.0 - beta2 ** (step + 1))
+    return np.array([beta1, beta2, 1.0 - beta1, 1.0 - beta2, epsilon, rate, unbias], np.float32)
+
+
+def _parameters(count: int) -> list[Array]:
+    """Gradient, parameter, m and v before the fifth step."""
+    return [_empty(count), _normal(count), _normal(count), np.abs(_normal(count))]
+
+
+def _assert_updated(found: list[Array], before: list[Array], squares: Array) -> None:
+    gradient, expected = found[0], [array.copy() for array in before[1:]]
+    ops.adam_update(expected[0], gradient, *expected[1:], 5, *_ADAM)
+    for name, one, other in zip(("parameter", "m", "v"), found[1:], expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-8, err_msg=name)
+    np.testing.assert_allclose(squares.sum(), (gradient.astype(np.float64) ** 2).sum(), rtol=1e-5)
+
+
 @_BY_SHAPE
 @_BY_TILE
-def test_parameter_gradients(launcher: HostLauncher, shape: tuple[int, int, int], tile: tuple[int, int]) -> None:
+def test_parameters(launcher: HostLauncher, shape: tuple[int, int, int], tile: tuple[int, int]) -> None:
     n, i, o = shape
-    x, dz = _normal(n, i), _normal(n, o)
-    dweight, dbias = _empty(i, o), _empty(o)
-    _launch_tiled(launcher, "backward_params", tile, (i, o), x, dz, dweight, dbias, N(n), N(i), N(o))
+    x, dz, before = _normal(n, i), _normal(n, o), _parameters(i * o + o)
+    found, squares = [array.copy() for array in before], _empty(-(-i // tile[0]) * -(-o // tile[1]))
+    arrays = (x, dz, *found, _adam_step(4), squares)
+    _launch_tiled(launcher, "backward_params", tile, (i, o), *arrays, N(n), N(i), N(o))
+    dweight, dbias = found[0][: i * o].reshape(i, o), found[0][i * o :]
     _assert_product(dweight, x.T.astype(np.float64) @ dz, x.T, dz, launcher)
     np.testing.assert_allclose(dbias, dz.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-5)
+    _assert_updated(found, before, squares)
 
 
 def test_three_passes_are_as_exact_as_float32(three: ctypes.CDLL) -> None:
@@ -261,14 +287,13 @@ def test_whichever_thread_goes_first_the_bits_are_the_same(three: ctypes.CDLL, o
         results = []
         for each in (0, order):
             launcher = HostLauncher(three, order=each)
-            y, dweight, dbias, squares = _empty(n, o), _empty(i, o), _empty(o), _empty(2)
+            y, parameters = _empty(n, o), [np.full(i * o + o, 0.1, np.float32) for _ in range(4)]
+            squares = _empty(-(-i // tile[0]) * -(-o // tile[1]))
             sizes = (N(n), N(i), N(o))
             _launch_tiled(launcher, "forward_tanh", tile, (n, o), x, weight, bias, y, *sizes)
-            _launch_tiled(launcher, "backward_params", tile, (i, o), x, dz, dweight, dbias, *sizes)
-            p, m, v = (np.zeros(i * o, np.float32) for _ in range(3))
-            step, settings = np.zeros(1, np.uint32), (D(2e-4), D(0.9), D(0.999), D(1e-8))
-            launcher.launch("adam_update", (2, 1), p, weight, m, v, squares, N(i * o), step, *settings)
-            results.append((y, dweight, dbias, squares))
+            arrays = (x, dz, *parameters, _adam_step(4), squares)
+            _launch_tiled(launcher, "backward_params", tile, (i, o), *arrays, *sizes)
+            results.append((y, *parameters, squares))
         for one, other in zip(*results, strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -327,10 +352,13 @@ def test_head(three: ctypes.CDLL, logits: int, dropout: bool) -> None:
     np.testing.assert_allclose(dz, expected_dz[:, 0], rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(dz_before, expected_before, rtol=1e-4, atol=1e-8)
 
-    dweight, dbias = _empty(i, 1), _empty(1)
-    launcher.launch("head_params", (-(-(i + 1) // 32), 1), x, dz, dweight, dbias, N(n), N(i))
-    for found, wanted in zip((dweight, dbias), ops.dense_backward_params(dz[:, None], x), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    before = _parameters(i + 1)
+    found, blocks = [array.copy() for array in before], -(-(i + 1) // 32)
+    squares = _empty(blocks)
+    launcher.launch("head_params", (blocks, 1), x, dz, *found, _adam_step(4), squares, N(n), N(i))
+    dweight, dbias = ops.dense_backward_params(dz[:, None], x)
+    np.testing.assert_allclose(found[0], np.append(dweight, dbias), rtol=1e-4, atol=1e-6)
+    _assert_updated(found, before, squares)
 
 
 def test_inputs(three: ctypes.CDLL) -> None:
@@ -339,11 +367,14 @@ def test_inputs(three: ctypes.CDLL) -> None:
     order = _RNG.permutation(20).astype(np.uint32)
     images, noise_d, noise_g = _empty(rows, 784), _empty(rows, 8), _empty(batch, 8)
     step = np.array([per_epoch * 9 + 2], np.uint32)
-    threads = rows * 196 + -(-rows * z // 4) + -(-batch * z // 4)
+    threads = rows * 196 + -(-rows * z // 4) + -(-batch * z // 4) + 2
+    adam, (lr, *betas, epsilon) = _empty(2, 7), _ADAM
     HostLauncher(three).launch(
-        "inputs", (-(-threads // 256), 1), pixels, order, step, images, noise_d, noise_g, N(rows), N(batch),
-        N(per_epoch), N(z), S(SEED),
+        "inputs", (-(-threads // 256), 1), pixels, order, step, images, noise_d, noise_g, adam, N(rows), N(batch),
+        N(per_epoch), N(z), S(SEED), D(lr), D(2 * lr), *(D(beta) for beta in betas), D(epsilon),
     )  # fmt: skip
+    np.testing.assert_allclose(adam[0], _adam_step(int(step[0])), rtol=1e-6)
+    np.testing.assert_allclose(adam[1] / adam[0], [1, 1, 1, 1, 1, 2, 1], rtol=1e-6)
     np.testing.assert_array_equal(images, scale_pixels(pixels[order[2 * batch : 2 * batch + rows]]))
     for site, noise in enumerate((noise_d, noise_g)):
         expected = random.normal(SEED, Stream.LATENT, int(step[0]), site, (len(noise), z))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import cuda_host
 import numpy as np
 import pytest
 import test_gpu
-from cuda_streams import Graph, Stream
+from cuda_streams import Event, Graph, Stream
 from cupy_host import REAL, RawModule
 from cupy_host import cupy as stand_in
 
@@ -109,19 +110,18 @@ def test_training_is_that_of_train_step(cupy: Backend, gpu: Gpu, changes: dict[s
     _assert_same_run(_train_fused(cupy, gpu, config), _train_plainly(config), 1e-4)
 
 
-def test_what_runs_beside_may_as_well_run_at_once(
-    cupy: Backend,
-    gpu: Gpu,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    runs = []
-    for eager in (False, True):
-        monkeypatch.setattr(Stream, "eager", eager)
-        runs.append(_train_fused(cupy, gpu, _CONFIG))
-    (late, late_metrics), (eager_state, metrics) = runs
-    np.testing.assert_array_equal(metrics, late_metrics)
-    for name in ("generator", "discriminator"):
-        one, other = (to_numpy(getattr(state, name).parameters) for state in (late, eager_state))
+def _early_and_late(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, config: TrainConfig) -> list[list[Array]]:
+    """Metrics and parameters of a run, where what runs beside does so as late as it may, and as early."""
+    found = []
+    for early in (False, True):
+        monkeypatch.setattr(Stream, "early", early)
+        state, metrics = _train_fused(cupy, gpu, config)
+        found.append([metrics, to_numpy(state.generator.parameters), to_numpy(state.discriminator.parameters)])
+    return found
+
+
+def test_what_runs_beside_may_run_early_or_late(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one, other in zip(*_early_and_late(cupy, gpu, monkeypatch, _CONFIG), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -146,7 +146,7 @@ def test_launches_and_graphs(cupy: Backend, gpu: Gpu, monkeypatch: pytest.Monkey
     assert graphs == []  # the first time launch by launch
     for _ in range(2):
         epochs.finish_epoch()
-    assert [len(graph.calls) for graph in graphs] == [5 * 32, 32]  # captured once each, then replayed
+    assert [len(graph.calls) for graph in graphs] == [5 * 30, 30]  # captured once each, then replayed
     assert epochs.finish_epoch().shape == (6, len(StepMetrics._fields))
 
 
@@ -168,7 +168,7 @@ def test_the_benchmarks_contestants(cupy: Backend, monkeypatch: pytest.MonkeyPat
         contestant.run()
         contestant.run()
         assert contestant.iterations == iterations
-        assert contestant.launches is None or contestant.launches() == 32
+        assert contestant.launches is None or contestant.launches() == 30
 
 
 def test_the_profile_times_every_launch_on_its_own(
@@ -177,17 +177,15 @@ def test_the_profile_times_every_launch_on_its_own(
     monkeypatch.setattr(gpu_profile, "_REPEATED", 2)
     gpu_profile.show_gpu_profile(8, "fp32")
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 2 + 32 + 1  # a stand-in's clock: 0.1 ms for each graph
+    assert len(printed) == 2 + 30 + 1  # a stand-in's clock: 0.1 ms for each graph
     assert printed[2].split()[0] == "inputs" and printed[-2].split()[::2] == ["finish", "50.00"]
-    assert printed[-1] == f"{'32 launches, one after the other':<48}{32 * 50:>8.1f}"
+    assert printed[-1] == f"{'30 launches, one after the other':<48}{30 * 50:>8.1f}"
 
 
 # --- the stand-in notices ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "join", [0, 1], ids=["Adam does not wait for D's gradients", "Adam does not wait for G's gradients"]
-)
+@pytest.mark.parametrize("join", [0, 1], ids=["G's step does not wait for D", "the end does not wait for G"])
 def test_a_stream_that_nobody_waits_for(
     cupy: Backend,
     gpu: Gpu,
@@ -211,6 +209,31 @@ def test_a_stream_that_nobody_waits_for(
         with pytest.raises(AssertionError, match="not joined"):  # as CUDA would in a capture
             _train_fused(cupy, gpu, _CONFIG)
         Stream.capture = None
+
+
+@pytest.mark.parametrize("forgotten", [1, 0], ids=["the last product, which reads the weight", "everything"])
+def test_a_stream_that_does_not_wait_for(
+    cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, forgotten: int
+) -> None:
+    launch, before = Gpu.launch, [Event()]
+
+    def marked(self: Gpu, *call: Any) -> None:
+        if Stream.current is self.main:
+            before[0] = Event()
+            before[0].record(self.main)
+        launch(self, *call)
+
+    @contextmanager
+    def beside(self: Gpu) -> Iterator[None]:
+        if forgotten:
+            self.side.wait_event(before[0])
+        with self.side:
+            yield
+
+    monkeypatch.setattr(Gpu, "launch", marked)
+    monkeypatch.setattr(Gpu, "beside", beside)
+    late, early = _early_and_late(cupy, gpu, monkeypatch, replace(_CONFIG, epochs=1))
+    assert not np.array_equal(late[1], early[1])
 
 
 @pytest.mark.parametrize(
@@ -248,14 +271,14 @@ def test_unwritten_memory_is_nan_and_a_number_is_a_view(cupy: Backend) -> None:
 
 
 def test_launches_that_cuda_would_refuse_or_get_wrong(cupy: Backend, gpu: Gpu) -> None:
-    x, dz, dweight, dbias = (stand_in.ones(shape, dtype=np.float32) for shape in ((4, 2), 4, 2, 1))
-    arguments = [x, dz, dweight, dbias, np.int32(4), np.int32(2)]
+    x, dz, *parameters = (stand_in.ones(shape, dtype=np.float32) for shape in ((4, 2), 4, 3, 3, 3, 3, 7, 1))
+    arguments = [x, dz, *parameters, np.int32(4), np.int32(2)]
     kernel = gpu._module.get_function("head_params")
     for wrong in (arguments[:-1], [*arguments[:-1], 2], [*arguments[:-1], np.int64(2)], [dz.get(), *arguments[1:]]):
         with pytest.raises((AssertionError, TypeError)):
             kernel((1, 1), (THREADS,), tuple(wrong))
     kernel((1, 1), (THREADS,), tuple(arguments))
-    np.testing.assert_array_equal(dweight.get(), [4.0, 4.0])
+    np.testing.assert_array_equal(parameters[0].get(), [4.0, 4.0, 4.0])
 
     with gpu.main:
         gpu.main.begin_capture()

@@ -37,11 +37,12 @@ __device__ inline void noise(float* latent, int block, int rows, int width, u32 
     }
 }
 
-// images (N, 784) = data[order[iteration's rows]] from -1 to 1; latent_d (N, Z) and latent_g (B, Z) standard normal.
-// ops: data.scale_pixels, random.normal. A thread does four numbers.
+// images (N, 784) = data[order[iteration's rows]] from -1 to 1; latent_d (N, Z) and latent_g (B, Z) standard normal. A thread
+// does four numbers; one more thread for each network does what is the same for all elements of its Adam step, adam (2, 7).
+// ops: data.scale_pixels, random.normal.
 extern "C" __global__ void __launch_bounds__(THREADS)
-inputs(const unsigned char* data, const u32* order, const u32* step, float* images, float* latent_d, float* latent_g,
-       int rows, int batch, int per_epoch, int z, u64 seed) {
+inputs(const unsigned char* data, const u32* order, const u32* step, float* images, float* latent_d, float* latent_g, float* adam,
+       int rows, int batch, int per_epoch, int z, u64 seed, double lr_d, double lr_g, double beta1, double beta2, double epsilon) {
     int i = blockIdx.x * THREADS + threadIdx.x, quads = rows * 196, blocks_d = (rows * z + 3) / 4, blocks_g = (batch * z + 3) / 4;
     if (i < quads) {
         u32 image = order[*step % per_epoch * batch + i / 196];
@@ -52,6 +53,8 @@ inputs(const unsigned char* data, const u32* order, const u32* step, float* imag
         noise(latent_d, i, rows, z, *step, 0, seed);
     } else if ((i -= blocks_d) < blocks_g) {
         noise(latent_g, i, batch, z, *step, 1, seed);
+    } else if ((i -= blocks_g) < 2) {
+        reinterpret_cast<AdamStep*>(adam)[i] = adam_step(*step + 1, i == 0 ? lr_d : lr_g, beta1, beta2, epsilon);
     }
 }
 
@@ -124,14 +127,37 @@ struct TimesTanhSlope {
     }
 };
 
-struct Store {
-    float* to; int width;
-    __device__ void operator()(int row, int column, float4 dweight) const { store(to + (size_t)row * width + column, dweight); }
+// A layer's parameters, weight (I, O) and behind it bias (O,), each with its gradient and Adam's m and v: ops.adam_update.
+// `squares` collects Σ g² of one thread.
+struct Parameters {
+    float *grad, *param, *m, *v, *squares; AdamStep settings;
+    __device__ void update(size_t at, float g) const {
+        grad[at] = g;
+        adam(settings, g, param + at, m + at, v + at);
+        *squares += g * g;
+    }
+    __device__ void update(size_t at, float4 g) const {
+        float4 p = load(param + at), m_four = load(m + at), v_four = load(v + at);
+        store(grad + at, g);
+        adam(settings, g.x, &p.x, &m_four.x, &v_four.x);
+        adam(settings, g.y, &p.y, &m_four.y, &v_four.y);
+        adam(settings, g.z, &p.z, &m_four.z, &v_four.z);
+        adam(settings, g.w, &p.w, &m_four.w, &v_four.w);
+        store(param + at, p);
+        store(m + at, m_four);
+        store(v + at, v_four);
+        *squares += g.x * g.x + g.y * g.y + g.z * g.z + g.w * g.w;
+    }
 };
 
-struct StoreBias {
-    float* dbias;
-    __device__ void operator()(int column, float sum) const { dbias[column] = sum; }
+struct UpdateWeight {
+    Parameters layer; int width;
+    __device__ void operator()(int row, int column, float4 dweight) const { layer.update((size_t)row * width + column, dweight); }
+};
+
+struct UpdateBias {
+    Parameters layer; int behind;
+    __device__ void operator()(int column, float sum) const { layer.update((size_t)behind + column, sum); }
 };
 
 // Each kernel for each tile: forward_leaky_relu_64x64 and so on.
@@ -172,10 +198,16 @@ struct StoreBias {
         product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor{dz, o}, Factor{weight, o}, n, i, o,                              \
                                                          TimesTanhSlope{y, dz_before, i}, Nothing());                            \
     }                                                                                                                            \
-    /* dW = xᵀ·dz and db = Σ_n dz_n. Shapes: x (N, I), dz (N, O) → dweight (I, O), dbias (O,) */                                 \
-    KERNEL(backward_params, TILE)(const float* x, const float* dz, float* dweight, float* dbias, int n, int i, int o) {          \
-        product<Tile##TILE, K_IN_COLUMNS, K_IN_COLUMNS, true>(Factor{x, padded(i)}, Factor{dz, o}, i, o, n, Store{dweight, o},           \
-                                                              StoreBias{dbias});                                                 \
+    /* dW = xᵀ·dz, db = Σ_n dz_n, and Adam's step with them. Shapes: x (N, I), dz (N, O) → (I·O + O,); squares: Σ g² by block */ \
+    KERNEL(backward_params, TILE)(const float* x, const float* dz, float* grad, float* param, float* m, float* v,                \
+                                  const float* adam, float* squares, int n, int i, int o) {                                      \
+        __shared__ float eight[8];                                                                                               \
+        float total = 0.0f;                                                                                                      \
+        Parameters layer = {grad, param, m, v, &total, *reinterpret_cast<const AdamStep*>(adam)};                                \
+        product<Tile##TILE, K_IN_COLUMNS, K_IN_COLUMNS, true>(Factor{x, padded(i)}, Factor{dz, o}, i, o, n,                      \
+                                                              UpdateWeight{layer, o}, UpdateBias{layer, i * o});                 \
+        total = block_sum(total, eight);                                                                                         \
+        if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = total;                                              \
     }
 
 DENSE_KERNELS(64x64)
@@ -208,50 +240,21 @@ head(const float* x, const float* weight, const float* bias, const float* target
     }
 }
 
-// dweight (I,) = xᵀ·dz, dbias () = Σ dz. A block does 32 columns of x (N, I), eight threads each; column I stands for the bias.
+// dweight (I,) = xᵀ·dz, dbias () = Σ dz, and Adam's step with them, as in backward_params. A block does 32 columns of x (N, I),
+// eight threads each; column I stands for the bias.
 extern "C" __global__ void __launch_bounds__(THREADS)
-head_params(const float* x, const float* dz, float* dweight, float* dbias, int n, int i) {
-    __shared__ float parts[8][32];
+head_params(const float* x, const float* dz, float* grad, float* param, float* m, float* v, const float* adam, float* squares,
+            int n, int i) {
+    __shared__ float parts[8][32], eight[8];
     int lane = threadIdx.x % 32, part = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
-    float total = 0.0f;
+    float g = 0.0f, total = 0.0f;
     if (column <= i)
-        for (int row = part; row < n; row += 8) total = fmaf(column < i ? x[(size_t)row * i + column] : 1.0f, dz[row], total);
-    parts[part][lane] = total;
+        for (int row = part; row < n; row += 8) g = fmaf(column < i ? x[(size_t)row * i + column] : 1.0f, dz[row], g);
+    parts[part][lane] = g;
     __syncthreads();
-    if (part > 0 || column > i) return;
-    for (int other = 1; other < 8; ++other) total += parts[other][lane];
-    (column < i ? dweight[column] : *dbias) = total;
-}
-
-// --- Adam --------------------------------------------------------------------------------------------------------------
-
-// One step on all parameters, (P,) each; squares[block] = its share of Σ g². ops.adam_update.
-extern "C" __global__ void __launch_bounds__(THREADS)
-adam_update(float* param, const float* grad, float* m, float* v, float* squares, int count, const u32* step, double lr,
-            double beta1, double beta2, double epsilon) {
-    __shared__ AdamStep settings;
-    __shared__ float eight[8];
-    if (threadIdx.x == 0) settings = adam_step(*step + 1, lr, beta1, beta2, epsilon);
-    __syncthreads();
-    float total = 0.0f;
-    for (int i = 4 * (blockIdx.x * THREADS + threadIdx.x); i < count; i += 4 * THREADS * gridDim.x) {
-        if (i + 4 <= count) {
-            float4 g = *reinterpret_cast<const float4*>(grad + i);
-            float4 p = *reinterpret_cast<float4*>(param + i), m4 = *reinterpret_cast<float4*>(m + i), v4 = *reinterpret_cast<float4*>(v + i);
-            adam(settings, g.x, &p.x, &m4.x, &v4.x);
-            adam(settings, g.y, &p.y, &m4.y, &v4.y);
-            adam(settings, g.z, &p.z, &m4.z, &v4.z);
-            adam(settings, g.w, &p.w, &m4.w, &v4.w);
-            *reinterpret_cast<float4*>(param + i) = p;
-            *reinterpret_cast<float4*>(m + i) = m4;
-            *reinterpret_cast<float4*>(v + i) = v4;
-            total += g.x * g.x + g.y * g.y + g.z * g.z + g.w * g.w;
-        } else {
-            for (int j = i; j < count; ++j) {
-                adam(settings, grad[j], param + j, m + j, v + j);
-                total += grad[j] * grad[j];
-            }
-        }
+    if (part == 0 && column <= i) {
+        for (int other = 1; other < 8; ++other) g += parts[other][lane];
+        Parameters{grad, param, m, v, &total, *reinterpret_cast<const AdamStep*>(adam)}.update(column, g);
     }
     total = block_sum(total, eight);
     if (threadIdx.x == 0) squares[blockIdx.x] = total;

@@ -1,7 +1,7 @@
 """One iteration of ``training.train_step`` as launches of the kernels in ``step.cu``: what runs on a GPU with fused kernels.
 
-Why it is written again: between two matrix products there is one kernel less for every pass that is done where the product
-ends, and some kernels run beside each other. ``tests/test_cupy_host.py`` holds it against ``train_step``, on a CPU.
+Why it is written again: every pass is done where a matrix product ends, Adam's too, and some products run beside each other.
+``tests/test_cupy_host.py`` holds it against ``train_step``, on a CPU.
 
 Letters as in ``training``: B the batch size, b ≤ B the rows of this batch, Z the latent size. All arrays are float32 on the
 device, allocated once: a captured graph has their addresses.
@@ -9,6 +9,8 @@ device, allocated once: a captured graph has their addresses.
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -55,6 +57,17 @@ class _Pass:
     output_dz: Array  # (N,)
 
 
+class _Parameters(NamedTuple):
+    """A Dense layer's, weight (I, O) and bias (O,) in one piece: shapes (I·O + O,)."""
+
+    gradient: Array
+    parameter: Array
+    m: Array
+    v: Array
+    adam: Array  # (7,)
+    squares: Array  # (blocks,), each block's share of the gradient's squared norm
+
+
 class CudaStep:
     """Iterations of b rows each. ``launch`` starts one; its result is in the state and in ``resident.metrics``."""
 
@@ -77,7 +90,9 @@ class CudaStep:
         self.pass_d = self._pass(self.images[: 2 * rows], target_d, PASS_D)
         pass_g = PASS_G if config.dropout_in_g_step else None
         self.pass_g = self._pass(self.images[2 * rows :], target_g, pass_g)
-        self.squares_g, self.squares_d = (self._empty(self._adam_blocks(net.parameters.size)) for net in (g, d))
+        self.adam = self._empty(2, 7)  # device.cuh's AdamStep of D and of G
+        self.parameters_d, self.squares_d = self._parameters(d, state.adam_d, self.adam[0])
+        self.parameters_g, self.squares_g = self._parameters(g, state.adam_g, self.adam[1])
 
     def launch(self) -> None:
         """The same order as in ``training.train_step``."""
@@ -94,24 +109,19 @@ class CudaStep:
 
         # D step: tell real from fake.
         self._forward_d(self.pass_d)
-        self._backward_d(self.pass_d, need_params=True)
-        self.launcher.join()
-        self._adam(self.state.discriminator, self.state.adam_d, self.squares_d)
+        self._backward_d(self.pass_d, update=True)
 
         # G step: make the updated D say "real". The gradient goes through D and tanh down to G's last z.
         self._forward_d(self.pass_g)
-        self._backward_d(self.pass_g, need_params=False)
+        self._backward_d(self.pass_g, update=False)
         fakes, first = self.pass_g.x, self.d[0]
         self._product("backward_tanh", fakes, first, self.pass_g.dz[0], first.weight, fakes, self.g_dz[-1])
         for index in reversed(range(len(self.g))):
             layer, dz = self.g[index], self.g_dz[index]
             x = (self.g_y[index - 1] if index else self.latent)[rows:]
-            with self.launcher.beside():
-                self._params(layer, x, dz)
             if index:
                 self._product("backward_leaky_relu", x, layer, dz, layer.weight, x, self.g_dz[index - 1], slope=True)
-        self.launcher.join()
-        self._adam(self.state.generator, self.state.adam_g, self.squares_g)
+            self._update(index, layer, self.parameters_g[index], x, dz)
 
         self.launcher.launch(
             "finish", (1, 1), self.pass_d.output, self.pass_d.target, self.pass_g.output, self.pass_g.target,
@@ -123,10 +133,11 @@ class CudaStep:
         rows, resident, config = self.rows, self.resident, self.config
         noise_d, noise_g = self.latent[:rows], self.latent[rows:]
         z = config.latent_dim
-        quads = rows * IMAGE_PIXELS // 4 + -(-rows * z // 4) - (-config.batch_size * z // 4)
+        threads = rows * IMAGE_PIXELS // 4 + -(-rows * z // 4) + -(-config.batch_size * z // 4) + 2
         self.launcher.launch(
-            "inputs", (-(-quads // THREADS), 1), resident.pixels, resident.order, resident.step, self.images, noise_d,
-            noise_g, _i(rows), _i(config.batch_size), _i(len(resident.metrics)), _i(z), _seed(config.seed),
+            "inputs", (-(-threads // THREADS), 1), resident.pixels, resident.order, resident.step, self.images, noise_d,
+            noise_g, self.adam, _i(rows), _i(config.batch_size), _i(len(resident.metrics)), _i(z), _seed(config.seed),
+            _d(config.lr_d), _d(config.lr_g), _d(config.beta1), _d(config.beta2), _d(config.adam_epsilon),
         )  # fmt: skip
 
     def _forward_d(self, p: _Pass) -> None:
@@ -154,20 +165,17 @@ class CudaStep:
             p.dz[-1], _i(rows), _i(head.in_features), _f(self.config.leaky_slope), self._logits,
         )  # fmt: skip
 
-    def _backward_d(self, p: _Pass, need_params: bool) -> None:
-        """From dz of the last hidden layer to dz of the first, and beside it the parameters' gradients if wanted."""
-        if need_params:
+    def _backward_d(self, p: _Pass, update: bool) -> None:
+        """From dz of the last hidden layer to dz of the first, and, if wanted, the update of all parameters."""
+        if update:
             head, x = self.d[-1], p.y[-1]
             with self.launcher.beside():
-                blocks = (-(-(head.in_features + 1) // 32), 1)
                 self.launcher.launch(
-                    "head_params", blocks, x, p.output_dz, head.dweight, head.dbias, _i(len(x)), _i(head.in_features)
-                )
+                    "head_params", self._update_blocks(head), x, p.output_dz, *self.parameters_d[-1], _i(len(x)),
+                    _i(head.in_features),
+                )  # fmt: skip
         for index in reversed(range(len(self.d) - 1)):
             layer, dz = self.d[index], p.dz[index]
-            if need_params:
-                with self.launcher.beside():
-                    self._params(layer, p.y[index - 1] if index else p.x, dz)
             if index:
                 before = p.dz[index - 1]
                 if p.forward_pass is None:
@@ -176,9 +184,19 @@ class CudaStep:
                 else:
                     slopes = p.slopes[index - 1]
                     self._product("backward_slopes", before, layer, dz, layer.weight, slopes, before)
+            if update:
+                self._update(index, layer, self.parameters_d[index], p.y[index - 1] if index else p.x, dz)
 
-    def _params(self, layer: Dense, x: Array, dz: Array) -> None:
-        self._product("backward_params", layer.dweight, layer, x, dz, layer.dweight, layer.dbias, n=len(x))
+    def _update(self, index: int, layer: Dense, parameters: _Parameters, x: Array, dz: Array) -> None:
+        """Gradients and Adam, after the product that reads the layer's weight: beside the next one, the first layer's last."""
+        with self.launcher.beside() if index else nullcontext():
+            tile, blocks = self._tiles(layer.in_features, layer.out_features)
+            self.launcher.launch(
+                f"backward_params_{tile}", blocks, x, dz, *parameters, _i(len(x)), _i(layer.in_features),
+                _i(layer.out_features),
+            )  # fmt: skip
+        if index == 0:
+            self.launcher.join()
 
     def _product(
         self,
@@ -186,28 +204,39 @@ class CudaStep:
         result: Array,
         layer: Dense,
         *arrays: Array,
-        n: int | None = None,
         slope: bool = False,
         more: tuple[Any, ...] = (),
     ) -> None:
-        """One of the Dense kernels: ``result`` (rows, columns) decides the tiles; ``n``: rows of the batch, else its rows."""
-        rows, columns = result.shape
-        tile = tile_of(rows, columns, self.launcher.multiprocessors)
+        """One of the Dense kernels: ``result`` (N, columns) decides the tiles."""
+        tile, blocks = self._tiles(*result.shape)
         self.launcher.launch(
-            f"{kernel}_{tile[0]}x{tile[1]}", (-(-columns // tile[1]), -(-rows // tile[0])), *arrays,
-            _i(rows if n is None else n), _i(layer.in_features), _i(layer.out_features),
+            f"{kernel}_{tile}", blocks, *arrays, _i(len(result)), _i(layer.in_features), _i(layer.out_features),
             *((_f(self.config.leaky_slope),) if slope else ()), *more,
         )  # fmt: skip
 
-    def _adam(self, net: Sequential, adam: Any, squares: Array) -> None:
-        settings = (_d(adam.lr), _d(adam.beta1), _d(adam.beta2), _d(adam.epsilon))
-        self.launcher.launch(
-            "adam_update", (squares.size, 1), net.parameters, net.gradients, adam.m, adam.v, squares,
-            _i(net.parameters.size), self.resident.step, *settings,
-        )  # fmt: skip
+    def _tiles(self, rows: int, columns: int) -> tuple[str, tuple[int, int]]:
+        """The tile of a (rows, columns) result as kernels have it in their names, and the blocks to start."""
+        tile = tile_of(rows, columns, self.launcher.multiprocessors)
+        return f"{tile[0]}x{tile[1]}", (-(-columns // tile[1]), -(-rows // tile[0]))
 
-    def _adam_blocks(self, parameters: int) -> int:
-        return min(-(-parameters // (4 * THREADS)), 2 * self.launcher.multiprocessors)
+    def _update_blocks(self, layer: Dense) -> tuple[int, int]:
+        """Those of the kernel that updates the layer's parameters."""
+        if layer.out_features == 1:
+            return -(-(layer.in_features + 1) // 32), 1  # head_params
+        return self._tiles(layer.in_features, layer.out_features)[1]
+
+    def _parameters(self, net: Sequential, adam: Any, settings: Array) -> tuple[list[_Parameters], Array]:
+        """Of each Dense layer, and all their ``squares``. ``settings`` (7,): this iteration's AdamStep."""
+        layers = [(layer, math.prod(self._update_blocks(layer))) for layer in _dense(net)]
+        squares = self._empty(sum(blocks for _, blocks in layers))
+        found: list[_Parameters] = []
+        start = block = 0
+        for layer, blocks in layers:
+            own = slice(start, start + (layer.in_features + 1) * layer.out_features)
+            vectors = net.gradients[own], net.parameters[own], adam.m[own], adam.v[own]
+            found.append(_Parameters(*vectors, settings, squares[block : block + blocks]))
+            start, block = own.stop, block + blocks
+        return found, squares
 
     @property
     def _logits(self) -> np.int32:
