@@ -1,5 +1,5 @@
 // The maths of one number: random draws, activations and their slopes, the loss, Adam. No threads, no memory: g++ compiles
-// this file too, and tests/test_cuda_device.py compares every function with its namesake in npgan/ops.py and npgan/random.py.
+// this file too, and tests/test_cuda_host.py compares every function with its namesake in npgan/ops.py and npgan/random.py.
 #pragma once
 
 typedef unsigned int u32;
@@ -75,8 +75,8 @@ __device__ inline float bce_with_logits_dz(float z, float target, float rows) { 
 // What Adam's step multiplies with, the same for all elements: 1 - beta, lr/(1 - beta1^t) and 1/(1 - beta2^t).
 struct AdamStep { float beta1, beta2, rest1, rest2, epsilon, rate, unbias; };
 
-// x to the power n by squaring: a tenth of pow's instructions, on which all of Adam's threads wait. It is off by up to n·2⁻⁵³ of
-// itself; 1 - beta^t is not off by more than 2⁻⁵³/(1 - beta).
+// x to the power n by squaring: a tenth of pow's instructions, which one thread would do after all others. It is off by up to
+// n·2⁻⁵³ of itself; 1 - beta^t is not off by more than 2⁻⁵³/(1 - beta).
 __device__ inline double power(double x, u32 n) {
     double result = 1.0;
     for (; n; n /= 2, x *= x)

@@ -166,19 +166,19 @@ struct UpdateBias {
     /* y = leaky_relu(x·W + b). Shapes: x (N, I), weight (I, O) → y (N, O) */                                                    \
     KERNEL(forward_leaky_relu, TILE)(const float* x, const float* weight, const float* bias, float* y, int n, int i, int o,      \
                                      float slope) {                                                                              \
-        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i,                            \
+        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i,                    \
                                                             LeakyRelu{bias, slope, y, o}, Nothing());                            \
     }                                                                                                                            \
     /* the same and dropout, with slopes = dy/dz for the way back */                                                             \
     KERNEL(forward_dropout, TILE)(const float* x, const float* weight, const float* bias, float* y, float* slopes, int n, int i, \
                                   int o, float slope, u32 threshold, float scale, const u32* step, u32 site, u64 seed) {         \
         product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(                                                                     \
-            Factor{x, padded(i)}, Factor{weight, o}, n, o, i,                                                                            \
+            Factor{x, padded(i)}, Factor{weight, o}, n, o, i,                                                                    \
             LeakyReluDropout{bias, slope, y, slopes, o, threshold, scale, step, site, seed}, Nothing());                         \
     }                                                                                                                            \
     /* y = tanh(x·W + b) */                                                                                                      \
     KERNEL(forward_tanh, TILE)(const float* x, const float* weight, const float* bias, float* y, int n, int i, int o) {          \
-        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i, Tanh{bias, y, o},          \
+        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i, Tanh{bias, y, o},  \
                                                             Nothing());                                                          \
     }                                                                                                                            \
     /* dz of the layer before, (dz·Wᵀ)∘slopes. Shapes: dz (N, O), weight (I, O), slopes (N, I) → (N, I) */                       \
