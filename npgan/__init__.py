@@ -1,6 +1,6 @@
 """npgan: the vanilla GAN of the Flux.jl MNIST tutorial in NumPy and CuPy, every backward pass written by hand.
 
-Read ``npgan.training``, then ``npgan.networks``, then ``npgan.ops``. The names below are the public API; each is imported
+Read ``npgan.gan``, then ``npgan.nn.network``, then ``npgan.nn.ops``. The names below are the public API; each is imported
 when it is first used, so ``npgan train --help`` does not wait for NumPy.
 """
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from npgan import blas
+from npgan.engines.cpu import blas
 from npgan.config import LOSSES, NETWORKS, OPTIMISERS, PRESETS, TrainConfig
 from npgan.errors import InputError
 
@@ -74,7 +74,7 @@ def _complain(command: str, problem: object, status: int) -> int:
 
 
 def _train(values: dict[str, Any]) -> int:
-    from npgan.run import train
+    from npgan.runs.train import train
 
     fields = {name for name, _, _ in _CONFIG_FLAGS} | {"loss", "dropout_in_g_step", "train_images", "eval_every"}
     fields |= {"networks", "optimiser"}
@@ -84,7 +84,7 @@ def _train(values: dict[str, Any]) -> int:
 
 
 def _sample(values: dict[str, Any]) -> int:
-    from npgan.sampling import generate
+    from npgan.runs.sample import generate
 
     print(generate(**values))
     return EXIT_OK
@@ -97,7 +97,7 @@ def _gradcheck(values: dict[str, Any]) -> int:
 
 
 def _evaluate(values: dict[str, Any]) -> int:
-    from npgan.evaluation.job import evaluate
+    from npgan.evaluation.command import evaluate
 
     return evaluate(**values)
 
@@ -109,7 +109,7 @@ def _inspect(values: dict[str, Any]) -> int:
 
 
 def _bench(values: dict[str, Any]) -> int:
-    from npgan.bench.job import bench
+    from npgan.bench.command import bench
 
     return bench(**values)
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from npgan.backend import select  # noqa: E402 - after the path is set
 from npgan.errors import InputError  # noqa: E402
-from npgan.kernels.cuda.gpu import TENSOR_CORES  # noqa: E402
+from npgan.engines.cuda.device import TENSOR_CORES  # noqa: E402
 
 TOTAL = 470.0  # seconds
 PRECISIONS = ("fp32", "tf32")
@@ -78,7 +78,7 @@ def parts(out: Path, data: list[str], precisions: tuple[str, ...]) -> list[Part]
     fastest = "npgan fused,torch graph,torch compiled graph,jax scan,jax step"  # of all, what has a chance in the time
     compared = {"fp32": f"{fastest},jax scan three passes", "tf32": fastest}
     return [
-        Part("tests", [python, *tests, str(ROOT / "tests" / "test_gpu.py")], 230, 240),
+        Part("tests", [python, *tests, str(ROOT / "tests" / "engines" / "cuda" / "test_gpu.py")], 230, 240),
         *(Part(f"train {precision}", [
             python, str(ROOT / "scripts" / "train.py"), "--backend", "cupy", "--precision", precision, *data, "--epochs",
             "100", "--out", str(out / f"train-{precision}"), "--overwrite",

@@ -1,10 +1,10 @@
-"""The long reliability tests, about ten minutes: 200 kills, 20,000 mutated files. The quick ones are in tests/reliability/."""
+"""The long reliability tests, about ten minutes: 200 kills, 20,000 mutated files. The quick ones are in tests/runs/."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "tests" / "reliability"
+FOLDER = Path(__file__).resolve().parent.parent / "tests" / "runs"
 
 for command in (
     ["kills.py", "--kills", "100", "--kernels", "reference"],

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npgan import blas
-from npgan.checkpoint import load
+from npgan.engines.cpu import blas
+from npgan.runs.checkpoint import load
 from npgan.cli import main
-from npgan.digits import render
-from npgan.idx import write_idx
+from npgan.data.digits import render
+from npgan.data.idx import write_idx
 
 _ROOT = Path(__file__).parents[1]
 
@@ -130,7 +130,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(
     data: Path, tmp_path: Path, number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the middle of an epoch, then resumed in a new process: the bytes of the undisturbed run."""
-    from npgan import run as run_module
+    from npgan.runs import train as run_module
 
     real_iterate = run_module.iterate
 
@@ -173,7 +173,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(
 def test_no_network_and_no_data_runs_on_digits_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from npgan import data as data_module
+    from npgan.data import mnist as data_module
 
     def no_network(*arguments: object) -> str:
         raise data_module.DownloadError("MNIST could not be downloaded: no network")

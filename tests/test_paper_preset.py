@@ -11,11 +11,11 @@ import pytest
 from npgan.backend import Backend
 from npgan.cli import main
 from npgan.config import PRESETS, TrainConfig
-from npgan.digits import render
-from npgan.idx import write_idx
-from npgan.layers import DropoutKey, Maxout
-from npgan.optim import Momentum, optimiser_for
-from npgan.training import (
+from npgan.data.digits import render
+from npgan.data.idx import write_idx
+from npgan.nn.layers import DropoutKey, Maxout
+from npgan.nn.optim import Momentum, optimiser_for
+from npgan.gan import (
     PASS_D,
     PASS_G,
     discriminator_gradients,

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from npgan import random
+from npgan.nn import philox as random
 from npgan.backend import Backend
 from npgan.config import TrainConfig
-from npgan.data import batch_bounds
-from npgan.digits import render
-from npgan.layers import Dropout, DropoutKey
-from npgan.ops import BCE_EPSILON
-from npgan.training import LATENT_D, LATENT_G, PASS_D, PASS_G, iterate, new_state
+from npgan.data.mnist import batch_bounds
+from npgan.data.digits import render
+from npgan.nn.layers import Dropout, DropoutKey
+from npgan.nn.ops import BCE_EPSILON
+from npgan.gan import LATENT_D, LATENT_G, PASS_D, PASS_G, iterate, new_state
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install 'npgan[parity]'")
 torch.set_num_threads(1)  # as NumPy's: see conftest

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from npgan.bench import gpu_peers
-from npgan.bench.contestants import DISCRIMINATOR, GENERATOR, Contestant, Missing, flops, pairs, pixels
+from npgan.bench.cpu import DISCRIMINATOR, GENERATOR, Contestant, Missing, flops, pairs, pixels
 from npgan.bench.gpu_profile import launches
-from npgan.bench.job import Worker, check_names, measure, or_dash, print_missing, print_table
+from npgan.bench.command import Worker, check_names, measure, or_dash, print_missing, print_table
 from npgan.config import TrainConfig
-from npgan.data import iterations_per_epoch
-from npgan.kernels.cuda.epochs import MOST_IN_A_GRAPH
+from npgan.data.mnist import iterations_per_epoch
+from npgan.engines.cuda.graph import MOST_IN_A_GRAPH
 
 PRECISIONS = ("fp32", "tf32")
 BASE = "npgan fused"  # the ratios are to this one
@@ -151,10 +151,10 @@ def _peak(name: str, precision: str) -> Contestant:
 
 
 def _npgan(kernels_name: str, batch: int, iterations: int, precision: str) -> Contestant:
-    from npgan import kernels
+    from npgan import engines as kernels
     from npgan.backend import select
-    from npgan.kernels.cuda.epochs import Epochs
-    from npgan.training import iterate, new_state
+    from npgan.engines.cuda.graph import Epochs
+    from npgan.gan import iterate, new_state
 
     backend = select("cupy", precision)
     chosen = kernels.select_for_gpu(kernels_name, backend.xp, precision, None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from npgan.bench.contestants import Missing
+from npgan.bench.cpu import Missing
 from npgan.bench.peers import Peer, jax_step, torch_step
 
 TORCH = ("torch eager", "torch compiled", "torch graph", "torch compiled graph")

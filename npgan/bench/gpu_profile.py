@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan import kernels
+from npgan import engines as kernels
 from npgan.backend import Backend, select
-from npgan.bench.contestants import pixels
+from npgan.bench.cpu import pixels
 from npgan.config import TrainConfig
-from npgan.kernels.cuda.step import CudaStep, Resident
-from npgan.training import StepMetrics, new_state
+from npgan.engines.cuda.kernels import CudaStep, Resident
+from npgan.gan import StepMetrics, new_state
 
 _REPEATED = 50  # copies of a launch in one captured graph: the host's share of each is nothing
 _REPLAYS = 5

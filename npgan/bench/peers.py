@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.bench.contestants import DISCRIMINATOR, GENERATOR, IMAGES, pixels
+from npgan.bench.cpu import DISCRIMINATOR, GENERATOR, IMAGES, pixels
 from npgan.config import TrainConfig
 
 CONFIG = TrainConfig()

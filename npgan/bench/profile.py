@@ -13,11 +13,12 @@ from unittest.mock import patch
 
 import numpy as np
 
-from npgan import blas, kernels
+from npgan.engines.cpu import blas
+from npgan import engines as kernels
 from npgan.backend import select
-from npgan.bench.contestants import pixels
+from npgan.bench.cpu import pixels
 from npgan.config import TrainConfig
-from npgan.training import iterate, new_state
+from npgan.gan import iterate, new_state
 
 ITERATIONS = 40
 

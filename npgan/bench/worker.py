@@ -14,7 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from npgan.bench.contestants import Contestant
+    from npgan.bench.cpu import Contestant
 
 WARM_UP = 3
 

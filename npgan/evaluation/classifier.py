@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan import ops, random
+from npgan.nn import ops
+from npgan.nn import philox as random
 from npgan.backend import Backend, to_numpy
-from npgan.data import Dataset, batch_bounds, cache_folder, iterations_per_epoch, scale_pixels
+from npgan.data.mnist import Dataset, batch_bounds, cache_folder, iterations_per_epoch, scale_pixels
 from npgan.files import replacing
-from npgan.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
-from npgan.networks import IMAGE_PIXELS, Sequential
-from npgan.optim import Adam
+from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
+from npgan.nn.network import IMAGE_PIXELS, Sequential
+from npgan.nn.optim import Adam
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Report = Callable[[str], None]

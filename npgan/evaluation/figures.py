@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgan.backend import Backend, to_numpy
-from npgan.data import Dataset
+from npgan.data.mnist import Dataset
 from npgan.errors import InputError
 from npgan.evaluation.classifier import CLASSES, FEATURES, Classifier, Recipe, get_classifier
 from npgan.evaluation.distances import nearest, radii

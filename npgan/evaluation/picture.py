@@ -11,7 +11,7 @@ import numpy as np
 
 from npgan.evaluation.figures import Details
 from npgan.files import replacing
-from npgan.run_folder import RunFolder
+from npgan.runs.folder import RunFolder
 
 Array = Any  # numpy.ndarray
 

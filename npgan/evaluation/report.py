@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from npgan.evaluation.figures import Figures
 from npgan.evaluation.metrics import NEIGHBOURS, SURE
 from npgan.evaluation.parzen import PUBLISHED, SIGMAS
-from npgan.run_folder import write_text
+from npgan.runs.folder import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console

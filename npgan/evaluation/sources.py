@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from npgan import random
+from npgan.nn import philox as random
 from npgan.backend import Backend, array_module, to_numpy
 from npgan.evaluation.distances import squared_distances
-from npgan.networks import IMAGE_PIXELS, Sequential
-from npgan.training import sample
+from npgan.nn.network import IMAGE_PIXELS, Sequential
+from npgan.gan import sample
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 

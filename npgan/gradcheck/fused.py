@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from npgan import training
+from npgan import gan as training
 from npgan.config import TrainConfig
 from npgan.gradcheck.check import ULP, FormulaCheck
 from npgan.gradcheck.maths import ADAM, RATE, SLOPE, adam_formula
 from npgan.gradcheck.nets import random_key, randomised
-from npgan.kernels import REFERENCE, Kernels
-from npgan.layers import Dense, Dropout, LeakyReLU, Sigmoid, Tanh
-from npgan.networks import IMAGE_PIXELS, Sequential
+from npgan.engines import REFERENCE, Kernels
+from npgan.nn.layers import Dense, Dropout, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.network import IMAGE_PIXELS, Sequential
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 

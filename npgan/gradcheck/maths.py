@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from npgan import layers, losses, ops, optim
+from npgan.nn import layers
+from npgan.nn import losses
+from npgan.nn import ops
+from npgan.nn import optim
 from npgan.gradcheck.check import Check, FormulaCheck
 from npgan.gradcheck.hints import JUNK, Factor, Hint, rows_factors
 from npgan.gradcheck.methods import Bind, Bound
-from npgan.layers import DropoutKey
+from npgan.nn.layers import DropoutKey
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Function = Callable[..., Any]

@@ -9,14 +9,14 @@ from unittest import mock
 
 import numpy as np
 
-from npgan import ops
+from npgan.nn import ops
 from npgan.backend import to_numpy
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 
 def first_non_finite(run: Callable[[], Any]) -> str:
-    """Runs ``run`` with every function of ``npgan.ops`` watched. Returns a line on the first to go wrong, or ""."""
+    """Runs ``run`` with every function of ``npgan.nn.ops`` watched. Returns a line on the first to go wrong, or ""."""
     found: list[str] = []
 
     def watch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

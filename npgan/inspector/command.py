@@ -10,7 +10,7 @@ from rich.rule import Rule
 
 from npgan.backend import select
 from npgan.config import TrainConfig
-from npgan.data import load_dataset
+from npgan.data.mnist import load_dataset
 from npgan.errors import InputError
 from npgan.inspector.history import (
     RunHistory,
@@ -25,10 +25,10 @@ from npgan.inspector.history import (
 from npgan.inspector.over_time import comparison_table, print_charts
 from npgan.inspector.page import Comparison, page
 from npgan.inspector.proof import prove
-from npgan.inspector.step import StepTrace, inspect_step
+from npgan.inspector.trace import StepTrace, inspect_step
 from npgan.inspector.terminal import print_step, print_toy
-from npgan.run_folder import RunFolder
-from npgan.training import new_state
+from npgan.runs.folder import RunFolder
+from npgan.gan import new_state
 
 
 class _Inspected(NamedTuple):

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan import random
+from npgan.nn import philox as random
 from npgan.backend import select
-from npgan.checkpoint import Checkpoint, load, restore
+from npgan.runs.checkpoint import Checkpoint, load, restore
 from npgan.config import TrainConfig
-from npgan.data import batch_bounds, first_images, iterations_per_epoch, load_dataset
+from npgan.data.mnist import batch_bounds, first_images, iterations_per_epoch, load_dataset
 from npgan.errors import InputError
-from npgan.inspector.step import StepTrace, inspect_step
-from npgan.run_folder import RunFolder
+from npgan.inspector.trace import StepTrace, inspect_step
+from npgan.runs.folder import RunFolder
 
 Array = Any  # numpy.ndarray
 

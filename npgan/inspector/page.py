@@ -13,7 +13,7 @@ import numpy as np
 from npgan.inspector.figures import number, quantity, shape_text
 from npgan.inspector.history import Chart, RunHistory, Snapshot, charts, comparison, joined
 from npgan.inspector.proof import METHOD, Verdict
-from npgan.inspector.step import Op, StepTrace
+from npgan.inspector.trace import Op, StepTrace
 from npgan.inspector.style import SCRIPT, STYLE
 from npgan.inspector.svg import Curve, bars, curves, grey_pixels, picture
 from npgan.inspector.terminal import (

@@ -10,10 +10,10 @@ from npgan import backend
 from npgan.gradcheck import COMPLEX, Result
 from npgan.gradcheck.methods import Bound, along_direction, random_direction
 from npgan.gradcheck.suite import run_levels
-from npgan.inspector.step import StepTrace, copied_network
-from npgan.layers import DropoutKey, LeakyReLU, Maxout, ReLU
-from npgan.networks import Sequential
-from npgan.training import PASS_D, PASS_G, draw_latent, loss_of
+from npgan.inspector.trace import StepTrace, copied_network
+from npgan.nn.layers import DropoutKey, LeakyReLU, Maxout, ReLU
+from npgan.nn.network import Sequential
+from npgan.gan import PASS_D, PASS_G, draw_latent, loss_of
 
 Array = Any  # numpy.ndarray
 

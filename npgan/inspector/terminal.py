@@ -16,7 +16,7 @@ from rich.text import Text
 
 from npgan.inspector.figures import number, quantity, shape_text
 from npgan.inspector.proof import METHOD, Verdict
-from npgan.inspector.step import D_STEP, Op, StepTrace
+from npgan.inspector.trace import D_STEP, Op, StepTrace
 from npgan.inspector.toy import TOY_INTRODUCTION, check_toy, matrix_lines, toy_sections, verdict_text
 
 Array = Any  # numpy.ndarray

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan import ops
+from npgan.nn import ops
 from npgan.gradcheck import COMPLEX, Report, check_gradients
 from npgan.gradcheck.source import Source
 from npgan.inspector.figures import read_op
-from npgan.inspector.step import copied_network
-from npgan.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid
-from npgan.networks import Sequential
-from npgan.optim import Adam
+from npgan.inspector.trace import copied_network
+from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid
+from npgan.nn.network import Sequential
+from npgan.nn.optim import Adam
 
 Array = Any  # numpy.ndarray
 

@@ -1,0 +1,115 @@
+"""Compiles ``step.cu`` for the GPU at hand, and launches its kernels on two streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from types import ModuleType
+from typing import Any, Protocol
+
+from npgan.errors import InputError
+
+THREADS = 256  # in every block
+TILES = (
+    (64, 64),
+    (32, 64),
+    (32, 32),
+)  # rows and columns of a product that a block computes; product.cuh has the same three
+TENSOR_CORES = 80  # the compute capability, times ten, from which on there are TF32 tensor cores and copies ahead
+
+_SOURCES = ("device.cuh", "machine.cuh", "product.cuh", "step.cu")
+
+
+class Launcher(Protocol):
+    """What ``step`` needs: ``Gpu``, or what the benchmark puts in its place to count and to time."""
+
+    multiprocessors: int
+
+    def launch(self, kernel: str, blocks: tuple[int, int], *arguments: Any) -> None:
+        """Starts a kernel; arguments are arrays and NumPy scalars of the types that the kernel declares."""
+
+    def beside(self) -> Any:
+        """A context: what is launched in it waits for all launched before it, and nothing waits for it until ``join``."""
+
+    def join(self) -> None:
+        """What is launched from now on waits for everything that was launched ``beside``."""
+
+
+def source(names: tuple[str, ...] = _SOURCES) -> str:
+    """The CUDA C++ of all kernels, in one piece: NVRTC is then spared a search for headers.
+
+    In ASCII, with ? in comments: CuPy writes it to a file in the encoding of the user's language.
+    """
+    folder = files("npgan.engines.cuda")
+    texts = (folder.joinpath(name).read_text(encoding="utf-8").replace("#pragma once", "") for name in names)
+    return "\n".join(texts).encode("ascii", "replace").decode("ascii")
+
+
+def passes(precision: str, capability: int) -> int:
+    """The option PASSES of product.cuh. ``capability``: 90 for 9.0. Raises InputError."""
+    if capability < 70:
+        raise InputError(f"fused kernels need a GPU of compute capability 7.0 or more, this one has {capability / 10}")
+    if capability < TENSOR_CORES:
+        return 0
+    return 1 if precision == "tf32" else 3
+
+
+def tile_of(rows: int, columns: int, multiprocessors: int) -> tuple[int, int]:
+    """The largest tile of which a (rows, columns) result has enough to keep most of the GPU busy, else the smallest."""
+    for tile in TILES:
+        if -(-rows // tile[0]) * -(-columns // tile[1]) >= 0.75 * multiprocessors:
+            return tile
+    return TILES[-1]
+
+
+class Gpu:
+    """The kernels on CuPy's current device. Compiling takes seconds, once: CuPy keeps the result on disk."""
+
+    def __init__(self, cupy: ModuleType, precision: str) -> None:
+        """``precision``: fp32 or tf32. Raises InputError where this GPU or this CUDA cannot run them."""
+        device = cupy.cuda.Device()
+        self.multiprocessors = int(device.attributes["MultiProcessorCount"])
+        self._cupy = cupy
+        self.compile(passes(precision, int(device.compute_capability)))
+        self.main, self.side = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
+
+    def compile(self, passes: int) -> None:
+        """``passes``: how products are done, see product.cuh. Raises InputError where this CUDA cannot do it."""
+        self.passes = passes
+        options = ("--std=c++17", f"-DPASSES={passes}")
+        try:
+            self._module = self._cupy.RawModule(code=source(), options=options, backend="nvrtc")
+            self._module.compile()
+        except Exception as error:  # of NVRTC and of the driver, without a common base class
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"the fused kernels cannot be compiled: {first}: try --kernels reference") from None
+        self._functions: dict[str, Any] = {}
+
+    @property
+    def products(self) -> str:
+        """How matrix products are done, for the run's header."""
+        return {
+            0: "float32 products without tensor cores, which need compute capability 8.0",
+            1: "TF32 products",
+            3: "float32 products in three TF32 passes",
+        }[self.passes]
+
+    def launch(self, kernel: str, blocks: tuple[int, int], *arguments: Any) -> None:
+        if kernel not in self._functions:
+            self._functions[kernel] = self._module.get_function(kernel)
+        self._functions[kernel](blocks, (THREADS,), arguments)  # on CuPy's current stream
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        self._wait(self.side, self.main)
+        with self.side:
+            yield
+
+    def join(self) -> None:
+        self._wait(self.main, self.side)
+
+    def _wait(self, waiting: Any, working: Any) -> None:
+        event = self._cupy.cuda.Event(disable_timing=True)
+        event.record(working)
+        waiting.wait_event(event)

@@ -1,0 +1,73 @@
+"""Evaluation while a run trains: every few epochs the figures of its samples, a line in evaluation.jsonl, and the curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from npgan.backend import Backend
+from npgan.data.mnist import load_dataset
+from npgan.evaluation.figures import Figures, Judge
+from npgan.evaluation.picture import HISTORY_FILE, read_history, save_curves
+from npgan.evaluation.sources import from_generator
+from npgan.runs.folder import RunFolder, write_text
+from npgan.gan import TrainState
+
+SAMPLES = 10_000
+PICTURE = "evaluation-curves.png"
+
+
+class Observer:
+    """Measures the generator of one run. Every evaluation draws from the same noise."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        dataset: str,
+        data_dir: Path | None,
+        backend: Backend,
+        step: int,
+        report: Callable[[str], None],
+    ) -> None:
+        """Loads the test images, trains the classifier where it is not cached, and drops evaluations after ``step``."""
+        train, test = (load_dataset(dataset, data_dir, split, report) for split in ("train", "test"))
+        self._judge = Judge(train, test, backend, report, report)
+        self._run, self._backend = run, backend
+        kept = [line for line in read_history(run) if line["step"] <= step]
+        write_text(run.path / HISTORY_FILE, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def observe(self, state: TrainState, epoch: int) -> str:
+        """Measures and writes. Returns a line that says what came out. ``state`` is left as it is."""
+        images = from_generator(state.generator, SAMPLES, 0, self._backend)
+        figures, _ = self._judge.figures(images, with_memory=False)
+        with open(self._run.path / HISTORY_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_line(figures, state.step, epoch)) + "\n")
+        save_curves(self._run.path / PICTURE, self._run)
+        parzen = figures.parzen
+        edge = ", at the edge of the grid" if parzen.at_edge else ""
+        return (
+            f"evaluation after epoch {epoch}: Parzen {parzen.mean:.1f} ± {parzen.standard_error:.1f} nats "
+            f"(σ {parzen.sigma:.3f}{edge}), Fréchet {figures.frechet:.2f}, "
+            f"precision {figures.precision_recall.precision:.3f}, recall {figures.precision_recall.recall:.3f}, "
+            f"curves in {self._run.path / PICTURE}"
+        )
+
+
+def _line(figures: Figures, step: int, epoch: int) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "step": step,
+        "n": SAMPLES,
+        "parzen": figures.parzen.mean,
+        "parzen_standard_error": figures.parzen.standard_error,
+        "sigma": figures.parzen.sigma,
+        "frechet": figures.frechet,
+        "precision": figures.precision_recall.precision,
+        "recall": figures.precision_recall.recall,
+        "score": figures.classes.score,
+        "kl_to_uniform": figures.classes.kl_to_uniform,
+        "sure": figures.classes.sure,
+        "histogram": list(figures.classes.histogram),
+    }

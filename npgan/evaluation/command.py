@@ -1,0 +1,159 @@
+"""The job behind ``npgan evaluate``: a run's samples, and what gives their figures meaning, measured and reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgan.backend import Backend, select, to_numpy
+from npgan.runs.checkpoint import Checkpoint, restore
+from npgan.data.mnist import Dataset, fingerprint, first_images, iterations_per_epoch, load_dataset
+from npgan.errors import InputError
+from npgan.evaluation.classifier import cached
+from npgan.evaluation.figures import RECIPE, Judge, check_sample_count
+from npgan.evaluation.picture import save_picture
+from npgan.evaluation.report import Facts, Row, Steps, tables, warnings, write_json
+from npgan.evaluation.sources import KMEANS_ITERATIONS, from_generator, kmeans_centres, noise_images, which_real
+from npgan.nn.network import Sequential
+from npgan.runs.folder import RunFolder
+from npgan.gan import new_state
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+Source = Callable[[int], tuple[Array, np.ndarray | None]]  # seed → images, and where they lie among the training images
+
+
+def evaluate(
+    run_path: Path,
+    *,
+    data_dir: Path | None = None,
+    n: int = 10_000,
+    seed: int = 0,
+    seeds: int = 1,
+    backend_name: str = "auto",
+    quiet: bool = False,
+) -> int:
+    """Measures the run's latest checkpoint; writes evaluation.json and evaluation.png into the run. Returns 0.
+
+    Each row takes n images, once for each of the seeds seed, seed + 1, …; the k-means centres once. Raises InputError.
+    """
+    from rich.console import Console
+
+    if not 1 <= seeds <= 100:
+        raise InputError(f"--seeds must be from 1 to 100, got {seeds}")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed must be from 0 to 2**32 - 1, got {seed}")
+    start = time.perf_counter()
+    console, problems = Console(quiet=quiet), Console(stderr=True)
+
+    def report(line: str) -> None:
+        problems.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    backend = select(backend_name)
+    run = RunFolder.open_existing(run_path)
+    checkpoint = run.latest_checkpoint()
+    train, test = _data_of(checkpoint, data_dir, run_path, report)
+    check_sample_count(n, len(train.images))
+    g = restore(checkpoint, backend).generator
+    total = 1 + KMEANS_ITERATIONS + 4 * seeds + 1
+    with Steps(console, total, quiet) as steps:
+        if train.labels is not None and not cached(train, RECIPE):
+            steps.more(RECIPE.epochs)
+        judge = Judge(train, test, backend, report, steps.step)
+        steps.step(f"classifier: {judge.accuracy:.2%} of the test images right")
+        rows: list[Row] = []
+        for name, source, count in _sources(checkpoint, g, judge, backend, n, steps.step):
+            draws = []
+            for number in range(seed, seed + min(count, seeds)):
+                images, itself = source(number)
+                figures, details = judge.figures(images, itself)
+                draws.append(figures)
+                if not rows and number == seed:
+                    shown = to_numpy(images), details
+                steps.step(f"{name}: Parzen {figures.parzen.mean:.1f} nats, Fréchet {figures.frechet:.1f}")
+            rows.append(Row(name, draws))
+    facts = _facts(checkpoint, run_path, train, judge, n, list(range(seed, seed + seeds)), backend, start)
+    write_json(run_path / "evaluation.json", rows, facts)
+    save_picture(run_path / "evaluation.png", *shown, to_numpy(judge.train), run)
+    if not quiet:
+        console.print(
+            f"\n{run_path}, epoch {facts.epoch:g}, {facts.train_images:,} training images, seeds {seed} to {seed + seeds - 1}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        for table in tables(rows, facts):
+            console.print(table)
+            console.print()
+        console.print(
+            f"{facts.seconds:.0f} s on {facts.device}; written: {run_path / 'evaluation.json'}, {run_path / 'evaluation.png'}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    for line in warnings(rows, facts):
+        report(line)
+    return 0
+
+
+def _sources(
+    checkpoint: Checkpoint, g: Sequential, judge: Judge, backend: Backend, n: int, progress: Callable[[str], None]
+) -> Iterator[tuple[str, Source, int]]:
+    """What is measured: a name, images for a seed, and for how many seeds at most."""
+
+    def real(seed: int) -> tuple[Array, np.ndarray | None]:
+        places = which_real(judge.fair, n, seed)
+        return judge.train[backend.to_device(places)], places
+
+    def untrained(seed: int) -> tuple[Array, np.ndarray | None]:
+        fresh = new_state(replace(checkpoint.config, seed=seed), backend).generator
+        return from_generator(fresh, n, seed, backend), None
+
+    many = 100
+    yield "this run", lambda seed: (from_generator(g, n, seed, backend), None), many
+    yield "real train", real, many
+    yield "k-means centres", lambda seed: (kmeans_centres(judge.train[: judge.fair], n, seed, progress), None), 1
+    yield "untrained", untrained, many
+    yield "noise", lambda seed: (noise_images(n, seed, backend), None), many
+
+
+def _data_of(
+    checkpoint: Checkpoint, data_dir: Path | None, run_path: Path, report: Callable[[str], None]
+) -> tuple[Dataset, Dataset]:
+    """The data set that the run was trained on. Raises InputError when it is another one."""
+    config, recorded = checkpoint.config, checkpoint.runtime
+    data_dir = data_dir or (Path(recorded["data_dir"]) if recorded["data_dir"] else None)
+    train, test = (load_dataset(config.dataset, data_dir, split, report) for split in ("train", "test"))
+    if fingerprint(first_images(train, config.train_images)) != recorded["data_sha256"]:
+        raise InputError(f"{run_path}: the images are not those that the run was trained on ({train.source})")
+    return train, test
+
+
+def _facts(
+    checkpoint: Checkpoint,
+    run_path: Path,
+    train: Dataset,
+    judge: Judge,
+    n: int,
+    seeds: list[int],
+    backend: Backend,
+    start: float,
+) -> Facts:
+    config = checkpoint.config
+    used = config.train_images or len(train.images)
+    return Facts(
+        run=str(run_path),
+        checkpoint=checkpoint.path.name,
+        step=checkpoint.step,
+        epoch=round(checkpoint.step / iterations_per_epoch(used, config.batch_size), 3),
+        train_images=used,
+        fair=used <= judge.fair,
+        dataset=config.dataset,
+        n=n,
+        test_images=len(judge.test),
+        validation=(judge.fair, judge.fair + len(judge.validation)),
+        seeds=seeds,
+        accuracy=judge.accuracy,
+        seconds=round(time.perf_counter() - start, 1),
+        device=backend.device,
+    )

@@ -1,0 +1,182 @@
+"""Training that goes wrong: which tensor stopped being finite first, and the signs that a GAN has collapsed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from npgan.backend import array_module
+from npgan.config import TrainConfig
+from npgan.engines.schedule import BackwardRoom, ForwardRoom, Stage
+from npgan.nn.layers import Dropout, Layer
+from npgan.nn.network import Buffers, Sequential
+from npgan.gan import StepMetrics, TrainState, Workspace
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+Tensor = tuple[str, str, Array]  # net, name, array
+
+# A sign must last: on MNIST with the tutorial's settings D tells real from fake to 99.8 % in epoch 2 and recovers by itself.
+LASTING_EPOCHS, LASTING_STEPS = 10, 4000
+SURE = 0.98  # from here on D is as good as certain
+ALIKE = 0.1  # the samples' spread over the real images': about 0.9 in a healthy run
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or a gradient is no longer a finite number."""
+
+
+def first_non_finite(state: TrainState, config: TrainConfig, workspace: Workspace | None) -> tuple[str, str] | None:
+    """Net and name of the first tensor, in the order of computation, of the last iteration that is not finite.
+
+    ``workspace``: the one of that iteration, which still holds all that was computed.
+    """
+    for net, name, array in _in_order(state, config, workspace) if workspace else ():
+        if not _finite(array):
+            return net, name
+    return None
+
+
+def diagnosis(
+    state: TrainState, config: TrainConfig, first: tuple[str, str], recent: Sequence[tuple[int, list[float]]]
+) -> dict[str, Any]:
+    """What is known, for JSON: the tensor, the last iterations' metrics, every parameter and gradient in three numbers."""
+    return {
+        "step": state.step,
+        "net": first[0],
+        "tensor": first[1],
+        "config": config.to_dict(),
+        "recent": [
+            {"step": step, **{name: _text(value) for name, value in zip(StepMetrics._fields, values, strict=True)}}
+            for step, values in recent
+        ],
+        "tensors_after_the_update": {
+            f"{net}.{name}{suffix}": _summary(array)
+            for net, network in (("generator", state.generator), ("discriminator", state.discriminator))
+            for suffix, tensors in (("", network.tensors), (".gradient", network.gradient_tensors))
+            for name, array in tensors.items()
+        },
+    }
+
+
+def collapse_signs(
+    history: Sequence[dict[str, Any]], per_epoch: int, config: TrainConfig, parameters_g: int
+) -> dict[str, str]:
+    """What the lines of metrics.jsonl say: a warning with what to try for each sign that all of the last epochs show.
+
+    ``per_epoch``: iterations. ``parameters_g``: how many G has.
+    """
+    count = max(LASTING_EPOCHS, -(-LASTING_STEPS // per_epoch))
+    window = history[-count:]
+    if len(window) < count:
+        return {}
+    # Below this norm the typical element of the gradient is smaller than Adam's ε, and its steps shrink to nothing.
+    vanished = config.adam_epsilon * parameters_g**0.5
+    signs = {
+        "D wins": (
+            all(line["d_real"] > SURE and line["d_fake"] < 1.0 - SURE for line in window),
+            "D is right about all images, real and fake: G can hardly learn; "
+            "if the samples get no better try a lower --lr-d, --label-smoothing 0.1 or --loss bce-logits",
+        ),
+        "D is fooled": (
+            all(line["d_fake"] > SURE for line in window),
+            "D takes every fake for real, so G learns nothing from it; try a higher --lr-d or a lower --lr-g",
+        ),
+        "D rejects all": (
+            all(line["d_real"] < 1.0 - SURE for line in window),
+            "D takes every real image for a fake: it is stuck; try a lower --lr-d",
+        ),
+        "G's gradient vanishes": (
+            all(line["grad_norm_g"] < vanished for line in window),
+            f"G's gradient has been below {vanished:.0e}: it no longer learns; try --loss bce-logits or a lower --lr-d",
+        ),
+    }
+    return {sign: f"for {count} epochs now {text}" for sign, (shown, text) in signs.items() if shown}
+
+
+def spread(images: Array) -> float:
+    """How much images differ: the standard deviation of a pixel over the images, mean over the pixels. Shapes: (N, 784)."""
+    return float(np.std(np.asarray(images, dtype=np.float64), axis=0).mean())
+
+
+def samples_alike(samples: Array, real_spread: float, step: int) -> str | None:
+    """A warning when the samples (N, 784) all look the same, measured by the real images' ``spread`` on the same scale."""
+    if step < LASTING_STEPS or spread(samples) >= ALIKE * real_spread:
+        return None
+    return (
+        "the samples are all alike: G has collapsed onto one image; "
+        "try a lower --lr-g, --label-smoothing 0.1, another --seed, or go back to an earlier checkpoint"
+    )
+
+
+# --- everything that an iteration computes, in its order
+
+
+def _in_order(state: TrainState, config: TrainConfig, w: Workspace) -> Iterator[Tensor]:
+    g, d = state.generator, state.discriminator
+    yield "generator", "noise", w.latent
+    yield from _forward("generator", g, w.generator, dropout=False)
+    yield "discriminator", "images", w.images
+    yield from _forward("discriminator", d, w.discriminator_d, dropout=True)
+    yield from _backward("discriminator", d, w.discriminator_d, dropout=True, input_needed=False)
+    yield from _gradients("discriminator", d)
+    dropout_g = config.dropout_in_g_step
+    yield from _forward("discriminator", d, w.discriminator_g, dropout_g, " (G step)")
+    yield from _backward("discriminator", d, w.discriminator_g, dropout_g, input_needed=True, where=" (G step)")
+    yield from _backward("generator", g, w.generator, dropout=False, input_needed=False)
+    yield from _gradients("generator", g)
+
+
+def _forward(net: str, network: Sequential, buffers: Buffers, dropout: bool, where: str = "") -> Iterator[Tensor]:
+    for stage, room in zip(network.stages, buffers.y, strict=True):
+        if dropout or not isinstance(stage, Dropout):  # one that is off leaves its buffer as it was allocated
+            y = room.y if isinstance(room, ForwardRoom) else room
+            yield net, f"output of {_name(network, stage)}{where}", y
+
+
+def _backward(
+    net: str, network: Sequential, buffers: Buffers, dropout: bool, input_needed: bool, where: str = ""
+) -> Iterator[Tensor]:
+    for index in reversed(range(len(network.stages))):
+        stage, room = network.stages[index], buffers.dx[index]
+        if isinstance(stage, Dropout) and not dropout:
+            continue
+        name = _name(network, stage)
+        if isinstance(room, BackwardRoom):
+            yield net, f"gradient before the activation of {name}{where}", room.dz
+        if index > 0 or input_needed:
+            dx = room.dx if isinstance(room, BackwardRoom) else room
+            yield net, f"gradient of the input of {name}{where}", dx
+
+
+def _gradients(net: str, network: Sequential) -> Iterator[Tensor]:
+    for name, array in reversed(network.gradient_tensors.items()):
+        yield net, f"gradient of {name}", array
+
+
+def _name(network: Sequential, stage: Layer | Stage) -> str:
+    """A stage has the name of its Dense layer, which is also that of its parameters."""
+    layer = stage.dense if isinstance(stage, Stage) else stage
+    index = next(index for index, each in enumerate(network.layers) if each is layer)
+    return f"layer {index} ({type(layer).__name__})"
+
+
+def _finite(array: Array) -> bool:
+    return bool(array_module(array).isfinite(array).all())
+
+
+def _summary(array: Array) -> dict[str, Any]:
+    finite = array_module(array).isfinite(array)
+    sizes = abs(array[finite])
+    return {
+        "not_finite": int(array.size - finite.sum()),
+        "of": int(array.size),
+        "largest": float(sizes.max()) if sizes.size else None,
+        "mean_size": float(sizes.astype(np.float64).mean()) if sizes.size else None,
+    }
+
+
+def _text(value: float) -> float | str:
+    """JSON knows no NaN and no infinity."""
+    return value if np.isfinite(value) else str(value)

@@ -1,0 +1,69 @@
+"""The job behind ``npgan sample``: images from a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from npgan.nn import philox as random
+from npgan.backend import Backend, select, to_numpy
+from npgan.runs.checkpoint import restore
+from npgan.errors import InputError
+from npgan.nn.network import Sequential
+from npgan.runs.pictures import save_grid
+from npgan.runs.folder import RunFolder
+from npgan.gan import sample
+
+
+def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: bool, backend_name: str) -> str:
+    """Draws from a run's latest checkpoint into ``out`` (.png: a grid; .npy: float32 (count, 28, 28) in [−1, 1]).
+
+    ``interpolate``: each row of eight walks on a great circle from one noise vector to another. Returns a line to print.
+    """
+    if out.suffix not in (".png", ".npy"):
+        raise InputError(f"--out {out}: must end in .png or .npy")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist")
+    if not 1 <= count <= 1_000_000:
+        raise InputError(f"--n must be from 1 to 1000000, got {count}")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"--seed must be from 0 to 2**64 - 1, got {seed}")
+    backend = select(backend_name)
+    checkpoint = RunFolder.open_existing(run_path).latest_checkpoint()
+    g = restore(checkpoint, backend).generator
+    latent_dim = checkpoint.config.latent_dim
+    noise = _interpolation(seed, count, latent_dim) if interpolate else noise_vectors(seed, count, latent_dim)
+    images = _generate_in_batches(g, noise, backend).reshape(count, 28, 28)
+    try:
+        if out.suffix == ".npy":
+            with open(out, "wb") as file:
+                np.save(file, images)
+        else:
+            save_grid(images, out)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
+    return f"{out}: {count} samples of {run_path} after step {checkpoint.step}"
+
+
+def _generate_in_batches(g: Sequential, noise: np.ndarray, backend: Backend, rows: int = 1000) -> np.ndarray:
+    parts = [noise[start : start + rows] for start in range(0, len(noise), rows)]
+    return np.concatenate([to_numpy(sample(g, backend.to_device(part))) for part in parts])
+
+
+def noise_vectors(seed: int, count: int, latent_dim: int, site: int = 0) -> np.ndarray:
+    return random.normal(seed, random.Stream.EVAL, 0, site, (count, latent_dim))
+
+
+def _interpolation(seed: int, count: int, latent_dim: int, columns: int = 8) -> np.ndarray:
+    """Noise (count, Z) in rows of ``columns``, from one draw to another along a great circle (White 2016).
+
+    On the straight line between two Gaussian vectors the middle is too short to be one; on the circle lengths stay typical.
+    """
+    rows = -(-count // columns)
+    start, end = (noise_vectors(seed, rows, latent_dim, site)[:, None, :].astype(np.float64) for site in (0, 1))
+    lengths = np.linalg.norm(start, axis=-1) * np.linalg.norm(end, axis=-1)
+    angle = np.arccos(np.clip(np.sum(start * end, axis=-1) / lengths, -1.0, 1.0))[..., None]
+    t = np.linspace(0.0, 1.0, columns)[None, :, None]
+    walk = (np.sin((1.0 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
+    return walk.reshape(rows * columns, latent_dim)[:count].astype(np.float32)

@@ -1,0 +1,303 @@
+"""``--backend cupy`` on a stand-in for CuPy: the tests marked gpu, and whole training held against ``train_step``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cuda_host
+import numpy as np
+import pytest
+import test_gpu
+from cuda_streams import Event, Graph, Stream
+from cupy_host import REAL, RawModule
+from cupy_host import cupy as stand_in
+
+# The tests marked gpu, on the stand-in that the fixture of this file gives them; not those that take long on it.
+from test_gpu import (  # noqa: F401
+    test_a_checkpoint_goes_from_one_backend_to_the_other,
+    test_gradient_checks_on_the_device,
+    test_gradients_have_the_accuracy_that_the_header_says,
+    test_integers_masks_and_permutations_are_the_same_bits,
+    test_networks_without_fused_kernels_train_with_the_plain_maths,
+    test_the_same_bits_every_time_in_parts_or_in_one_piece,
+    test_train_twice_and_resume_give_the_same_bytes,
+    test_twenty_fused_steps_are_those_of_the_plain_maths,
+    test_twenty_steps_of_the_plain_maths_are_numpys,
+)
+
+from npgan.nn import network as networks
+from npgan.backend import Backend, select, to_numpy
+from npgan.bench import gpu as bench
+from npgan.bench import gpu_profile
+from npgan.cli import main
+from npgan.config import TrainConfig
+from npgan.data.mnist import scale_pixels
+from npgan.engines.cuda.graph import Epochs, iterate_epochs
+from npgan.engines.cuda.device import THREADS, Gpu
+from npgan.gan import StepMetrics, TrainState, iterate, new_state
+
+pytestmark = pytest.mark.skipif(cuda_host.COMPILER is None, reason="needs g++")
+
+Array = Any
+
+_CONFIG = TrainConfig(dataset="digits", epochs=3, batch_size=8, latent_dim=10, seed=2**40 + 3)
+_IMAGES = np.random.default_rng(0).integers(0, 256, (44, 784), dtype=np.uint8)  # 5 whole batches and one of 4
+
+
+@pytest.fixture(scope="module")
+def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """The stand-in is CuPy, the tutorial's networks are narrow, and the data of the tests marked gpu are few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", stand_in)
+        patch.setattr(RawModule, "folder", tmp_path_factory.mktemp("cuda"))
+        patch.setattr(networks, "_HIDDEN", (16, 24, 40))
+        patch.setattr(test_gpu, "_IMAGES", test_gpu._IMAGES[:30])  # three batches of 8, and one of 6
+        patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8))
+        patch.setattr(test_gpu, "_FEW", (*test_gpu._FEW[:-1], "30", "--batch-size", "8"))
+        yield select("cupy")
+
+
+@pytest.fixture(scope="module")
+def gpu(cupy: Backend) -> Gpu:
+    return Gpu(cupy.xp, "fp32")
+
+
+# --- whole training ----------------------------------------------------------------------------------------------------
+
+
+def _train_fused(backend: Backend, gpu: Gpu, config: TrainConfig) -> tuple[TrainState, Array]:
+    state = new_state(config, backend)
+    return state, np.concatenate(list(iterate_epochs(gpu, state, backend.to_device(_IMAGES), config)))
+
+
+def _train_plainly(config: TrainConfig) -> tuple[TrainState, Array]:
+    state = new_state(config, select("numpy"))
+    return state, np.array([[float(value) for value in metrics] for metrics in iterate(state, _IMAGES, config)])
+
+
+def _assert_same_run(one: tuple[TrainState, Array], other: tuple[TrainState, Array], tolerance: float) -> None:
+    (state, metrics), (expected, expected_metrics) = one, other
+    assert state.step == expected.step == state.adam_d.step == state.adam_g.step
+    np.testing.assert_allclose(metrics, expected_metrics, rtol=50 * tolerance, atol=10 * tolerance)
+    for net, wanted, adam, wanted_adam in (
+        (state.generator, expected.generator, state.adam_g, expected.adam_g),
+        (state.discriminator, expected.discriminator, state.adam_d, expected.adam_d),
+    ):
+        arrays = [*zip(adam.tensors().values(), wanted_adam.tensors().values(), strict=True)]
+        for found, right in ((net.parameters, wanted.parameters), (net.gradients, wanted.gradients), *arrays):
+            assert np.linalg.norm(to_numpy(found) - right) < tolerance * np.linalg.norm(right)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loss": "bce-logits", "label_smoothing": 0.1},
+        {"dropout_in_g_step": True, "leaky_slope": 0.1, "dropout": 0.5, "beta1": 0.5, "lr_d": 1e-4},
+        {"batch_size": 44, "epochs": 5},
+        {"batch_size": 60, "epochs": 5, "latent_dim": 7},
+    ],
+    ids=["tutorial", "logits", "options", "one batch", "less than a batch"],
+)
+def test_training_is_that_of_train_step(cupy: Backend, gpu: Gpu, changes: dict[str, Any]) -> None:
+    config = replace(_CONFIG, **changes)
+    _assert_same_run(_train_fused(cupy, gpu, config), _train_plainly(config), 1e-4)
+
+
+def _early_and_late(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, config: TrainConfig) -> list[list[Array]]:
+    """Metrics and parameters of a run, where what runs beside does so as late as it may, and as early."""
+    found = []
+    for early in (False, True):
+        monkeypatch.setattr(Stream, "early", early)
+        state, metrics = _train_fused(cupy, gpu, config)
+        found.append([metrics, to_numpy(state.generator.parameters), to_numpy(state.discriminator.parameters)])
+    return found
+
+
+def test_what_runs_beside_may_run_early_or_late(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one, other in zip(*_early_and_late(cupy, gpu, monkeypatch, _CONFIG), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_epoch_begun_elsewhere_is_finished(cupy: Backend, gpu: Gpu) -> None:
+    """As after a Ctrl-C where iterations are done one by one: the checkpoint is in the middle of an epoch."""
+    state, images = new_state(_CONFIG, cupy), cupy.to_device(_IMAGES)
+    steps = iterate(state, images, _CONFIG)
+    for _ in range(2):
+        next(steps)
+    done = list(iterate_epochs(gpu, state, images, _CONFIG))
+    assert [len(each) for each in done] == [4, 6, 6]
+    expected = _train_plainly(_CONFIG)
+    _assert_same_run((state, np.concatenate(done)), (expected[0], expected[1][2:]), 1e-4)
+
+
+def test_launches_and_graphs(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[Graph] = []
+    monkeypatch.setattr(Graph, "made", graphs)
+    epochs = Epochs(gpu, new_state(_CONFIG, cupy), cupy.to_device(_IMAGES), _CONFIG)
+    assert (epochs.per_epoch, epochs.whole, epochs.rest, epochs.together) == (6, 5, 4, 5)
+    epochs.finish_epoch()
+    assert graphs == []  # the first time launch by launch
+    for _ in range(2):
+        epochs.finish_epoch()
+    assert [len(graph.calls) for graph in graphs] == [5 * 30, 30]  # captured once each, then replayed
+    assert epochs.finish_epoch().shape == (6, len(StepMetrics._fields))
+
+
+def test_a_run_goes_on_without_the_gpu(cupy: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--backend", "cupy", *test_gpu._FEW, "--epochs", "1", "--quiet", "--out", str(tmp_path)]) == 0
+    assert main(["train", "--backend", "numpy", "--epochs", "2", "--quiet", "--resume", str(tmp_path)]) == 0
+    assert "goes on with backend numpy after cupy: the bytes" in capsys.readouterr().err
+
+
+# --- the benchmark -----------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmarks_contestants(cupy: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in {"_MNIST": 30, "_SIDE": 8, "_COPIED": 32, "_TIMES": 2, "_STEPS_OF_REFERENCE": 2}.items():
+        assert hasattr(bench, name)
+        monkeypatch.setattr(bench, name, size)
+    for name, iterations in {"npgan fused": 3, "npgan reference": 2, "products peak": 2, "copy peak": 2}.items():
+        contestant = bench.make(f"fp32 {name}", 8)
+        contestant.run()
+        contestant.run()
+        assert contestant.iterations == iterations
+        assert contestant.launches is None or contestant.launches() == 30
+
+
+def test_the_profile_times_every_launch_on_its_own(
+    cupy: Backend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_profile, "_REPEATED", 2)
+    gpu_profile.show_gpu_profile(8, "fp32")
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 + 30 + 1  # a stand-in's clock: 0.1 ms for each graph
+    assert printed[2].split()[0] == "inputs" and printed[-2].split()[::2] == ["finish", "50.00"]
+    assert printed[-1] == f"{'30 launches, one after the other':<48}{30 * 50:>8.1f}"
+
+
+# --- the stand-in notices ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("join", [0, 1], ids=["G's step does not wait for D", "the end does not wait for G"])
+def test_a_stream_that_nobody_waits_for(
+    cupy: Backend,
+    gpu: Gpu,
+    monkeypatch: pytest.MonkeyPatch,
+    join: int,
+) -> None:
+    joined: list[int] = []
+
+    def forgetful(self: Gpu) -> None:
+        joined.append(len(joined) % 2)
+        if joined[-1] != join:
+            self._wait(self.main, self.side)
+
+    expected = _train_fused(cupy, gpu, replace(_CONFIG, epochs=1))
+    monkeypatch.setattr(Gpu, "join", forgetful)
+    found = _train_fused(cupy, gpu, replace(_CONFIG, epochs=1))
+    name = ("discriminator", "generator")[join]
+    one, other = (to_numpy(getattr(state, name).parameters) for state, _ in (expected, found))
+    assert not np.array_equal(one, other)
+    if join == 1:
+        with pytest.raises(AssertionError, match="not joined"):  # as CUDA would in a capture
+            _train_fused(cupy, gpu, _CONFIG)
+        Stream.capture = None
+
+
+@pytest.mark.parametrize("forgotten", [1, 0], ids=["the last product, which reads the weight", "everything"])
+def test_a_stream_that_does_not_wait_for(
+    cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, forgotten: int
+) -> None:
+    launch, before = Gpu.launch, [Event()]
+
+    def marked(self: Gpu, *call: Any) -> None:
+        if Stream.current is self.main:
+            before[0] = Event()
+            before[0].record(self.main)
+        launch(self, *call)
+
+    @contextmanager
+    def beside(self: Gpu) -> Iterator[None]:
+        if forgotten:
+            self.side.wait_event(before[0])
+        with self.side:
+            yield
+
+    monkeypatch.setattr(Gpu, "launch", marked)
+    monkeypatch.setattr(Gpu, "beside", beside)
+    late, early = _early_and_late(cupy, gpu, monkeypatch, replace(_CONFIG, epochs=1))
+    assert not np.array_equal(late[1], early[1])
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda x: x + np.ones(3, dtype=np.float32),
+        lambda x: np.add(x, np.ones(3, dtype=np.float32)),
+        lambda x: np.asarray(x),
+        lambda x: stand_in.add(x, x, where=x > 0),
+    ],
+    ids=["array of the host", "ufunc of the host", "implicit copy", "where"],
+)
+def test_what_cupy_does_not_take(cupy: Backend, mistake: Callable[[Array], Any]) -> None:
+    with pytest.raises((TypeError, AssertionError)):
+        mistake(stand_in.ones(3, dtype=np.float32))
+
+
+def test_what_cupy_does_not_have(cupy: Backend) -> None:
+    if REAL is None:
+        pytest.skip("needs CuPy to know: pip install 'npgan[nvrtc]'")
+    x = stand_in.ones(3, dtype=np.float32)
+    for missing in (lambda: x.ctypes, lambda: stand_in.nditer(x)):
+        with pytest.raises(AttributeError):
+            missing()
+    with pytest.raises(TypeError):
+        stand_in.sum(x, where=x > 0)
+
+
+def test_unwritten_memory_is_nan_and_a_number_is_a_view(cupy: Backend) -> None:
+    x = stand_in.empty(3, dtype=np.float32)
+    assert np.isnan(x.get()).all()
+    first = x[0]
+    x[...] = 2.0
+    assert float(first) == 2.0 and float(x.sum()) == 6.0 and x.sum().shape == ()
+
+
+def test_launches_that_cuda_would_refuse_or_get_wrong(cupy: Backend, gpu: Gpu) -> None:
+    x, dz, *parameters = (stand_in.ones(shape, dtype=np.float32) for shape in ((4, 2), 4, 3, 3, 3, 3, 7, 1))
+    arguments = [x, dz, *parameters, np.int32(4), np.int32(2)]
+    kernel = gpu._module.get_function("head_params")
+    for wrong in (arguments[:-1], [*arguments[:-1], 2], [*arguments[:-1], np.int64(2)], [dz.get(), *arguments[1:]]):
+        with pytest.raises((AssertionError, TypeError)):
+            kernel((1, 1), (THREADS,), tuple(wrong))
+    kernel((1, 1), (THREADS,), tuple(arguments))
+    np.testing.assert_array_equal(parameters[0].get(), [4.0, 4.0, 4.0])
+
+    with gpu.main:
+        gpu.main.begin_capture()
+        for forbidden in (partial(stand_in.add, dz, 1), partial(stand_in.empty, 1), dz.get, gpu.main.synchronize):
+            with pytest.raises(RuntimeError, match="while a stream captures"):
+                forbidden()
+        kernel((1, 1), (THREADS,), tuple(arguments))
+        graph = gpu.main.end_capture()
+        graph.launch(gpu.main)
+        gpu.main.synchronize()
+        del x, arguments, wrong
+        graph.launch(gpu.main)
+        with pytest.raises(AssertionError, match="memory is gone"):
+            gpu.main.synchronize()
+
+
+def test_scale_pixels_leaves_the_work_to_the_arrays_library(cupy: Backend) -> None:
+    pixels = np.arange(256, dtype=np.uint8)
+    out = stand_in.empty(256, dtype=np.float32)
+    assert scale_pixels(cupy.to_device(pixels), out=out) is out
+    for found in (out, scale_pixels(cupy.to_device(pixels))):
+        np.testing.assert_array_equal(found.get(), scale_pixels(pixels))

@@ -1,0 +1,220 @@
+"""The inspector's command and its page, opened in headless Chromium where there is one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.cells import cell_len
+
+from npgan.backend import select
+from npgan.runs.checkpoint import save
+from npgan.cli import main
+from npgan.config import TrainConfig
+from npgan.data.mnist import Dataset
+from npgan.data.digits import render
+from npgan.inspector import StepTrace, Verdict, inspect_step, prove
+from npgan.inspector.history import charts, comparison, history_of, next_batch, snapshot
+from npgan.inspector.page import Comparison, page
+from npgan.runs.folder import RunFolder
+from npgan.gan import StepMetrics, iterate, new_state
+
+ROWS, IMAGES = 8, 24
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--v=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return render(IMAGES, 0)[0].reshape(IMAGES, 784)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> RunFolder:
+    """Two epochs of three iterations, a checkpoint after each epoch."""
+    config = TrainConfig(dataset="digits", epochs=2, batch_size=ROWS)
+    folder = RunFolder.create(tmp_path_factory.mktemp("inspect") / "run", overwrite=False)
+    folder.write_config(config)
+    state = new_state(config, select("numpy"))
+    runtime = {"backend": "numpy", "precision": "fp32", "kernels": "reference", "data_dir": None, "data_sha256": ""}
+    for metrics in iterate(state, images, config):
+        epoch, rest = divmod(state.step, IMAGES // ROWS)
+        if rest == 0:
+            measured = {name: float(value) for name, value in metrics._asdict().items()}
+            folder.append_metrics(
+                {"epoch": epoch, "step": state.step, **measured, "seconds": 1.0, "images_per_second": 24.0}
+            )
+            path = folder.checkpoints / f"step-{state.step:09d}.safetensors"
+            save(path, state, config, runtime, np.zeros(len(StepMetrics._fields)))
+    return folder
+
+
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) -> None:
+    few = Dataset(images, None, "digits", "a few digits")
+    for module in ("history", "command"):
+        monkeypatch.setattr(f"npgan.inspector.{module}.load_dataset", lambda *args, **more: few)
+
+
+@pytest.fixture(scope="module")
+def seen(images: np.ndarray) -> tuple[StepTrace, dict[str, Verdict]]:
+    config = TrainConfig(dataset="digits", batch_size=ROWS)
+    trace = inspect_step(new_state(config, select("numpy")), next_batch(images, config, 0), config)
+    return trace, prove(trace)
+
+
+@pytest.mark.usefixtures("few_images")
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_a_run_on_the_terminal(
+    run: RunFolder, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    assert main(["inspect", str(run.path)]) == 0
+    text = capsys.readouterr().out
+    assert all(cell_len(line) <= int(columns) for line in text.splitlines())
+    for expected in (
+        "dW = xᵀ·dy and db = Σ_n dy_n",
+        "npgan/ops.py:",
+        "✓ Every backward is right",
+        "keeps x for backward",
+        "over time",
+    ):
+        assert expected in text
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("few_images")
+def test_steps_and_runs_are_compared(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    html = tmp_path / "page.html"
+    other = shutil.copytree(run.path, tmp_path / "other")
+    assert main(["inspect", str(run.path), "--step", "3", "--compare", "6", "--summary"]) == 0
+    assert "A and B" in capsys.readouterr().out
+    assert main(["inspect", str(run.path), "--compare", str(other), "--summary", "--html", str(html)]) == 0
+    assert "B accuracy of D" in html.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("few_images")
+def test_one_layer_of_a_new_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--dataset", "digits", "--only", "D.3"]) == 0
+    text = capsys.readouterr().out
+    assert "D.3 Dense 1024→512" in text
+    assert "D.6" not in text
+
+
+@pytest.mark.usefixtures("few_images")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--step", "4"], "checkpoints after steps 3, 6"),
+        (["--only", "D.99"], "no such layer"),
+        (["--compare", "4"], "checkpoints after steps 3, 6"),
+        (["--html", "nowhere/page.html"], "does not exist"),
+        (["--toy"], "leave RUN out"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run: RunFolder, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(run.path), *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_toy_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--toy"]) == 0
+    assert "✓ right: dW1, db1, dW2 and db2" in capsys.readouterr().out
+
+
+def test_history_has_the_metrics_and_a_step_at_each_checkpoint(run: RunFolder, images: np.ndarray) -> None:
+    from npgan.inspector.history import checkpoint_at, step_of
+
+    latest = checkpoint_at(run, None)
+    trace = step_of(latest, images)
+    history = history_of(run, images, latest, trace)
+    assert [shot.step for shot in history.snapshots] == [4, 7]
+    assert [shot.epoch for shot in history.snapshots] == [1.0, 2.0]
+    drawn = {chart.title: chart for chart in charts(history)}
+    assert len(drawn) == 10
+    assert list(drawn["Gradient norm of D's layers, at each checkpoint"].curves) == [
+        "D.0.weight", "D.3.weight", "D.6.weight", "D.9.weight",
+    ]  # fmt: skip
+    shot = snapshot(trace, IMAGES)
+    assert all(a == b for _, rows in comparison(shot, shot) for _, a, b in rows)
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "action")]
+        if tag not in ("meta", "link", "br", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_small_and_alone(seen: tuple[StepTrace, dict[str, Verdict]], images: np.ndarray) -> None:
+    trace, verdicts = seen
+    shot = snapshot(trace, IMAGES)
+    html = page("a <step>", trace, verdicts, None, Comparison(("A", "B"), (shot, shot), None))
+    reader = _Reader()
+    reader.feed(html)
+    assert reader.open == []
+    assert all(address.startswith(("#", "data:")) for address in reader.addresses)
+    assert "url(" not in html and "@import" not in html
+    assert len(html.encode()) <= 3_000_000
+    assert html.count('<details class="op"') == len(trace.ops)
+    assert "a &lt;step&gt;" in html
+    for op in trace.ops:
+        assert f"{op.source.file}:{op.source.line}" in html
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("width", [500, 1200], ids=["phone", "desktop"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_in_chromium(
+    seen: tuple[StepTrace, dict[str, Verdict]], width: int, dark: bool, tmp_path: Path
+) -> None:
+    file, picture = tmp_path / "page.html", tmp_path / "page.png"
+    html = page("First step", *seen)
+    # Every operation opened by the page's own script; nothing may stick out to the right.
+    probe = (
+        '<script>document.getElementById("open").click();document.title = JSON.stringify({'
+        'open: document.querySelectorAll("details.op[open]").length, wide: document.documentElement.scrollWidth - innerWidth});'
+        "</script></body>"
+    )
+    file.write_text(html.replace("</body>", probe), encoding="utf-8")
+    scheme = "--blink-settings=preferredColorScheme=" + ("0" if dark else "1")
+    flags = [*FLAGS, scheme, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1200"]
+    dumped = subprocess.run(
+        [CHROMIUM, *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    title = re.search(r"<title>(.*?)</title>", dumped.stdout)
+    assert title, dumped.stderr
+    assert title[1] == f'{{"open":{len(seen[0].ops)},"wide":0}}'
+    assert "CONSOLE" not in dumped.stderr  # where Chromium reports a script's errors
+    subprocess.run(
+        [CHROMIUM, *flags, f"--screenshot={picture}", file.as_uri()], capture_output=True, check=True, timeout=120
+    )
+    shot = np.asarray(Image.open(picture).convert("L"), dtype=np.float64)
+    assert shot.shape[1] == width
+    assert (np.median(shot) < 60) if dark else (np.median(shot) > 200)
+    assert shot.std() > 5  # something is drawn

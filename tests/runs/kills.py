@@ -1,0 +1,160 @@
+"""Kills a training run with SIGKILL over and over, also inside the write of a checkpoint, and goes on each time.
+
+``python tests/runs/kills.py --kills 200`` is the soak; ``test_kills.py`` does a few of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from npgan.data.digits import render  # noqa: E402 - after the path is set
+from npgan.data.idx import write_idx  # noqa: E402
+from npgan.runs.folder import RunFolder  # noqa: E402
+
+EPOCHS, PER_EPOCH = 6, 4  # iterations
+LITTER = re.compile(r"\..*\.tmp|\.writable.*")
+
+
+def small_data(folder: Path) -> Path:
+    """16 images."""
+    folder.mkdir()
+    write_idx(folder / "train-images-idx3-ubyte", render(16, 1)[0])
+    return folder
+
+
+def start(data: Path, run: Path, kernels: str) -> subprocess.Popen[str]:
+    """A process that begins the run or goes on with it."""
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--quiet", "--threads", "1"]
+    if any((run / "checkpoints").glob("step-*.safetensors")):
+        command += ["--resume", str(run)]
+    else:
+        command += ["--out", str(run), "--backend", "numpy", "--kernels", kernels]
+        command += ["--data-dir", str(data), "--batch-size", str(16 // PER_EPOCH), "--epochs", str(EPOCHS)]
+        command += ["--checkpoint-every", "1", "--output-period", "2", "--seed", "3"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_inside_write(process: subprocess.Popen[str], run: Path, skip: int) -> None:
+    """Kills when a checkpoint's temporary file appears, the ``skip``-th one excluded, or lets the process end."""
+    seen: set[str] = set()
+    while process.poll() is None:
+        writing = {path.name for path in (run / "checkpoints").glob(f".step-*.{process.pid}.tmp")}
+        seen |= writing
+        if writing and len(seen) > skip:
+            break
+    process.kill()
+
+
+def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def stop_after(process: subprocess.Popen[str], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+
+
+def whole_steps(run: Path) -> list[int]:
+    """The steps of the checkpoints in the folder; every one of them must be whole, and so must what ``latest`` names."""
+    from npgan.runs.checkpoint import load
+
+    folder = RunFolder(run)
+    steps = [load(path).step for path in folder._checkpoint_files()]
+    if folder.latest_file.exists():
+        assert load(folder.checkpoints / folder.latest_file.read_text().strip()).step in steps
+    return steps
+
+
+def outcome(run: Path) -> dict[str, object]:
+    """What must be the same in every run: the final checkpoint, the samples, and the metrics without their times."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timing = ("seconds", "images_per_second")
+    return {
+        "checkpoint": (run / "checkpoints" / f"step-{PER_EPOCH * EPOCHS:09d}.safetensors").read_bytes(),
+        "latest": (run / "checkpoints" / "latest").read_text(),
+        "samples": {path.name: path.read_bytes() for path in sorted((run / "samples").glob("epoch-*.png"))},
+        "metrics": [{key: value for key, value in line.items() if key not in timing} for line in lines],
+        "litter": [path for path in run.rglob("*") if LITTER.fullmatch(path.name)],
+    }
+
+
+def torment(folder: Path, kills: int, kernels: str, seed: int, longest: float = 3.0) -> dict[str, int]:
+    """Kills runs ``kills`` times in all; each one that gets to its end must be as the undisturbed one. Returns counts."""
+    chance = random.Random(seed)
+    data = small_data(folder / "data")
+    undisturbed = start(data, folder / "whole", kernels)
+    _, problems = undisturbed.communicate()
+    assert undisturbed.returncode == 0, problems
+    expected = outcome(folder / "whole")
+    counts = {
+        "kills": 0,
+        "inside a write": 0,
+        "before the first checkpoint": 0,
+        "stopped in mid-epoch": 0,
+        "runs finished": 0,
+    }
+    run, saved = folder / "run-0", -1
+    while True:
+        process = start(data, run, kernels)
+        how = chance.random()
+        if counts["kills"] >= kills:
+            pass
+        elif how < 0.2:  # a polite stop, often in the middle of an epoch, to be killed on after it
+            stop_after(process, chance.uniform(0.3 * longest, longest))
+        elif how < 0.5:
+            kill_inside_write(process, run, skip=chance.randrange(4))
+        else:
+            kill_after(process, chance.uniform(0.0, longest))
+        _, problems = process.communicate()
+        status = process.returncode
+        assert status in (0, -9, 143, -15), problems  # a restart that does not go on fails here
+        if status == 0:
+            result = outcome(run)
+            for name, value in expected.items():
+                assert result[name] == value, f"{run}: {name} differs from the undisturbed run's"
+            counts["runs finished"] += 1
+            if counts["kills"] >= kills:
+                return counts
+            run, saved = folder / f"run-{counts['runs finished']}", -1
+            continue
+        counts["kills"] += status == -9
+        counts["stopped in mid-epoch"] += status == 143 and max(whole_steps(run)) % PER_EPOCH != 0
+        counts["inside a write"] += any(run.glob("checkpoints/.step-*.tmp"))
+        steps = whole_steps(run)
+        counts["before the first checkpoint"] += not steps
+        assert max(steps, default=-1) >= saved, f"{run}: step {saved} was saved and is lost"
+        saved = max(steps, default=-1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kernels", choices=("reference", "fused"), default="reference")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where the runs go, about 0.5 GB (default: a temporary folder)")
+    options = parser.parse_args()
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        counts = torment(Path(folder), options.kills, options.kernels, options.seed)
+    print(f"{options.kernels} kernels: {counts}, all as undisturbed, {time.perf_counter() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""PNG grids of samples, and pictures of samples and losses for the terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+from rich.text import Text
+
+from npgan.runs.pictures import heat_map, loss_curves, save_grid, to_uint8
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def random_images(count: int) -> Any:
+    levels = np.random.default_rng(7).integers(0, 256, (count, 28, 28))
+    return (levels / 127.5 - 1).astype(np.float32)
+
+
+# ---- to_uint8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_grey_level_survives_the_round_trip(dtype: type) -> None:
+    levels = np.arange(784) % 256
+    images: Any = (levels / 127.5 - 1).astype(dtype)[None]
+    assert (to_uint8(images) == levels.reshape(1, 28, 28)).all()
+
+
+@given(st.floats(-1.5, 1.5))
+def test_to_uint8_rounds_to_the_nearest_level_and_clips(value: float) -> None:
+    level = int(to_uint8(np.full((1, 784), value))[0, 0, 0])
+    assert abs(level - (min(max(value, -1.0), 1.0) + 1) * 127.5) <= 0.5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
+    images = random_images(2)
+    images[1, 3, 4] = bad
+    with pytest.raises(ValueError, match="finite"):
+        to_uint8(images)
+
+
+@pytest.mark.parametrize("shape", [(0, 784), (2, 783), (28, 28), (2, 1, 28, 28), ()])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        to_uint8(np.zeros(shape))
+
+
+# ---- save_grid
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "gap", "scale"), [(5, 3, 2, 3), (1, 8, 0, 1), (16, 4, 1, 2), (3, 8, 2, 2)]
+)
+def test_grid_holds_every_pixel_and_grey_gaps(tmp_path: Path, count: int, columns: int, gap: int, scale: int) -> None:
+    images = random_images(count)
+    path = tmp_path / "new" / "grid.png"
+    save_grid(images, path, columns=columns, gap=gap, scale=scale)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG" and picture.mode == "L"
+        grid = np.asarray(picture)
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    assert grid.shape == (scale * (rows * (28 + gap) + gap), scale * (columns * (28 + gap) + gap))
+
+    rest = np.ones(grid.shape, dtype=bool)  # what no image covers
+    for index, image in enumerate(to_uint8(images)):
+        top, left = (scale * (gap + (28 + gap) * place) for place in (index // columns, index % columns))
+        where = np.s_[top : top + 28 * scale, left : left + 28 * scale]
+        assert (grid[where] == np.kron(image, np.ones((scale, scale)))).all()
+        rest[where] = False
+    assert len(np.unique(grid[rest])) <= 1
+
+
+def test_flat_images_and_a_second_run_give_the_same_bytes(tmp_path: Path) -> None:
+    images = random_images(3)
+    save_grid(images, tmp_path / "a.png")
+    save_grid(images.reshape(3, 784), str(tmp_path / "b.png"))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "grid.png"
+    save_grid(random_images(1), path)
+    before = path.read_bytes()
+
+    def full_disk(self: Image.Image, file: BinaryIO, format: str) -> None:
+        file.write(b"half a picture")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_grid(random_images(2), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["grid.png"]
+
+
+@pytest.mark.parametrize("option", [{"columns": 0}, {"gap": -1}, {"scale": 0}])
+def test_impossible_grids_are_refused(tmp_path: Path, option: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="need columns"):
+        save_grid(random_images(1), tmp_path / "grid.png", **option)
+
+
+# ---- heat_map
+
+
+@pytest.mark.parametrize("color", [True, False])
+@pytest.mark.parametrize(
+    ("count", "width", "rows", "columns"),
+    [
+        (4, 28, 59, 28),
+        (4, 60, 29, 58),
+        (4, 80, 29, 58),
+        (4, 100, 29, 58),
+        (4, 118, 14, 118),
+        (4, 160, 14, 118),
+        (1, 80, 14, 28),
+    ],
+)
+def test_heat_map_fits_its_width(count: int, width: int, rows: int, columns: int, color: bool) -> None:
+    lines = ESCAPE.sub("", heat_map(random_images(count), width=width, color=color)).split("\n")
+    assert len(lines) == rows
+    assert {len(line) for line in lines} == {columns}
+
+
+def test_half_blocks_carry_every_pixel_exactly() -> None:
+    image = random_images(1)
+    levels = to_uint8(image)[0]
+    console = Console(file=io.StringIO())
+    for row, line in enumerate(Text.from_ansi(heat_map(image, width=80, color=True)).split()):
+        assert line.plain == "▀" * 28
+        for column in range(28):
+            style = line.get_style_at_offset(console, column)
+            assert style.color is not None and style.bgcolor is not None
+            assert style.color.triplet == (levels[2 * row, column],) * 3
+            assert style.bgcolor.triplet == (levels[2 * row + 1, column],) * 3
+
+
+def test_ramp_is_plain_ascii_and_brighter_is_denser() -> None:
+    gradient = np.tile(np.linspace(-1, 1, 28, dtype=np.float32), (28, 1))
+    first, *others = heat_map(gradient[None], width=28, color=False).split("\n")
+    assert all(line == first for line in others)
+    assert first.isascii() and first[0] == " " and first[-1] == "@"
+    assert list(first) == sorted(first, key=" .:-=+*#%@".index)
+
+
+def test_ramp_shows_the_mean_of_two_rows() -> None:
+    striped = np.full((1, 28, 28), -1.0)
+    striped[:, ::2] = 1.0
+    assert set(heat_map(striped, width=28, color=False)) == {"=", "\n"}
+
+
+def test_samples_stand_in_reading_order() -> None:
+    greys = np.linspace(-1, 1, 6)
+    images = np.broadcast_to(greys[:, None, None], (6, 28, 28))
+    lines = heat_map(images, width=90, color=False).split("\n")  # two rows of three
+    assert "".join(lines[row * 15 + 7][column * 30 + 14] for row in range(2) for column in range(3)) == " .-+#@"
+
+
+def test_heat_map_needs_room_for_one_sample() -> None:
+    with pytest.raises(ValueError, match="width"):
+        heat_map(random_images(1), width=27, color=True)
+
+
+# ---- loss_curves
+
+
+@pytest.mark.parametrize("color", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 5000])
+@pytest.mark.parametrize(("width", "height"), [(80, 20), (160, 12)])
+def test_curves_have_the_asked_size_and_name_everything(count: int, color: bool, width: int, height: int) -> None:
+    epochs = range(101, 101 + count)
+    loss_d = [0.7 - 0.2 * math.sin(epoch) for epoch in epochs]
+    loss_g = [1.5 + 0.2 * math.cos(epoch) for epoch in epochs]
+    picture = loss_curves(epochs, loss_d, loss_g, width=width, height=height, color=color)
+    lines = ESCAPE.sub("", picture).split("\n")
+    assert len(lines) == height
+    assert {len(line) for line in lines} == {width}
+    for word in ("mean loss per epoch", "discriminator", "generator", "epoch", "101", str(100 + count)):
+        assert word in "\n".join(lines)
+    if color:
+        assert "\x1b[" in picture
+    else:
+        assert picture.isascii() and "\x1b" not in picture
+        canvas = "".join(lines[1:-3])
+        assert "d" in canvas and "g" in canvas
+
+
+def test_losses_that_are_not_finite_leave_a_gap() -> None:
+    loss_d = [1.0] * 10 + [math.nan] * 10 + [1.0] * 10
+    picture = loss_curves(range(30), loss_d, [2.0] * 29 + [math.inf], width=60, height=12, color=False)
+    curve = next(line for line in picture.split("\n") if "ddd" in line)
+    assert re.search(r"d {10,}d", curve)
+    all_lost = loss_curves([1, 2], [math.nan] * 2, [math.inf] * 2, width=60, height=12, color=False)
+    assert len(all_lost.split("\n")) == 12
+
+
+@pytest.mark.parametrize("lengths", [(0, 0, 0), (2, 1, 2), (1, 1, 2)])
+def test_curves_need_sequences_of_one_length(lengths: tuple[int, int, int]) -> None:
+    epochs, loss_d, loss_g = ([1] * length for length in lengths)
+    with pytest.raises(ValueError, match="one length"):
+        loss_curves(epochs, loss_d, loss_g, width=80, height=20, color=False)

