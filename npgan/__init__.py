@@ -1,6 +1,6 @@
 """npgan: the vanilla GAN of the Flux.jl MNIST tutorial in NumPy and CuPy, every backward pass written by hand.
 
-Read ``npgan.gan``, then ``npgan.nn.network``, then ``npgan.nn.ops``. The names below are the public API; each is imported
+Read ``npgan.gan``, then ``npgan.nn``. The names below are the public API; each is imported
 when it is first used, so ``npgan train --help`` does not wait for NumPy.
 """
 
@@ -12,24 +12,24 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Adam": "optim",
+    "Adam": "nn.optim",
     "Backend": "backend",
-    "BinaryCrossEntropy": "losses",
-    "BinaryCrossEntropyWithLogits": "losses",
-    "Dense": "layers",
-    "Dropout": "layers",
+    "BinaryCrossEntropy": "gan",
+    "BinaryCrossEntropyWithLogits": "gan",
+    "Dense": "nn.layers",
+    "Dropout": "nn.layers",
     "InputError": "errors",
-    "LeakyReLU": "layers",
-    "Sequential": "networks",
-    "Sigmoid": "layers",
-    "Tanh": "layers",
+    "LeakyReLU": "nn.layers",
+    "Sequential": "nn.network",
+    "Sigmoid": "nn.layers",
+    "Tanh": "nn.layers",
     "TrainConfig": "config",
-    "TrainState": "training",
-    "discriminator": "networks",
-    "generator": "networks",
-    "load_dataset": "data",
-    "new_state": "training",
-    "train_step": "training",
+    "TrainState": "gan",
+    "discriminator": "gan",
+    "generator": "gan",
+    "load_dataset": "data.mnist",
+    "new_state": "gan",
+    "train_step": "gan",
 }
 
 __all__ = sorted(_HOMES)

@@ -14,7 +14,7 @@ import numpy as np
 
 from npgan.errors import InputError
 
-Array = Any  # numpy.ndarray or cupy.ndarray
+Array = Any  # numpy.ndarray or cupy.ndarray: the two have no common type
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from npgan.engines.cpu import blas
 from npgan.config import LOSSES, NETWORKS, OPTIMISERS, PRESETS, TrainConfig
+from npgan.engines.cpu import blas
 from npgan.errors import InputError
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -1,40 +1,52 @@
-"""The training step. Start reading here: everything a step does is in ``train_step``, then ``networks``, then ``ops``.
+"""The GAN and its training step. Start reading here: everything that an iteration does is in ``train_step``.
 
 Letters: B is the batch size, b ≤ B the rows of this batch (the last one of an epoch is shorter), Z the latent size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.nn import philox as random
-from npgan.backend import Backend, array_module
+from npgan.backend import Array, Backend, array_module
 from npgan.config import TrainConfig
-from npgan.data.mnist import batch_bounds, iterations_per_epoch
-from npgan.engines import REFERENCE, Kernels
-from npgan.nn.layers import DropoutKey
-from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss
-from npgan.nn.network import (
-    IMAGE_PIXELS,
-    Buffers,
-    Sequential,
-    discriminator,
-    generator,
-    paper_discriminator,
-    paper_generator,
-    take_rows,
-)
-from npgan.nn.optim import Optimiser, optimiser_for
+from npgan.data.batches import scale_pixels
+from npgan.nn import ops, philox
+from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.network import Sequential
+from npgan.nn.optim import Adam
 
-Array = Any  # numpy.ndarray or cupy.ndarray
-
+IMAGE_PIXELS = 784  # 28 × 28
+HIDDEN = (256, 512, 1024)  # the generator's widths; the discriminator has them in reverse
 DISCRIMINATOR_SITE = 1000  # where the discriminator's initial draws start, past the generator's
 LATENT_D, LATENT_G = 0, 1  # sites of the two noise batches of a step
 PASS_D, PASS_G = 0, 1  # the discriminator's forward passes that may use dropout
+
+
+def generator(latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+    """latent → 256 → 512 → 1024, each leaky ReLU; → 784, tanh: pixels in (−1, 1). All parameters 0."""
+    layers: list[Layer] = []
+    for width, hidden in zip((latent_dim, *HIDDEN), HIDDEN, strict=False):
+        layers += [Dense(width, hidden), LeakyReLU(slope)]
+    return Sequential([*layers, Dense(HIDDEN[-1], IMAGE_PIXELS), Tanh()], dtype, xp)
+
+
+def discriminator(
+    dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np
+) -> Sequential:
+    """784 → 1024 → 512 → 256, each leaky ReLU and dropout; → 1, sigmoid: the probability of a real image.
+
+    With ``logits`` the sigmoid is left off, for the loss on logits. All parameters 0.
+    """
+    layers: list[Layer] = []
+    for width, hidden in zip((IMAGE_PIXELS, *HIDDEN[::-1]), HIDDEN[::-1], strict=False):
+        layers += [Dense(width, hidden), LeakyReLU(slope), Dropout(dropout)]
+    layers.append(Dense(HIDDEN[0], 1))
+    return Sequential(layers if logits else [*layers, Sigmoid()], dtype, xp)
 
 
 @dataclass
@@ -43,13 +55,13 @@ class TrainState:
 
     generator: Sequential
     discriminator: Sequential
-    adam_g: Optimiser  # Adam, or what the config asks for
-    adam_d: Optimiser
+    optimizer_g: Adam
+    optimizer_d: Adam
     step: int  # iterations done
 
 
 class StepMetrics(NamedTuple):
-    """What one iteration measured: 0-dimensional arrays or floats, left on the device."""
+    """What one iteration measured: 0-dimensional arrays, left on the device."""
 
     loss_d: Array
     loss_g: Array
@@ -59,170 +71,76 @@ class StepMetrics(NamedTuple):
     grad_norm_g: Array
 
 
-class Workspace(NamedTuple):
-    """Room for one iteration with batches of b rows, allocated once and used again in every step.
-
-    The three kinds of images lie one after the other, so G's tanh writes straight into D's input and nothing is copied:
-    rows [0, b) real, [b, 2b) fakes for the D step, [2b, 2b + B) fakes for the G step.
-    """
-
-    pixels: Array  # (b, 784) uint8: the batch as it lies in the data set
-    images: Array  # (2b + B, 784)
-    latent: Array  # (b + B, Z): noise for the D step's fakes, then for the G step's
-    generator: Buffers  # forward b + B rows, backward B rows
-    discriminator_d: Buffers  # 2b rows
-    discriminator_g: Buffers  # B rows
-    target_d: Array  # (2b, 1): 1 for real (less with label smoothing), 0 for fake
-    target_g: Array  # (B, 1): 1, what G wants D to say
-
-
-def loss_of(config: TrainConfig, kernels: Kernels = REFERENCE) -> Loss:
-    return BinaryCrossEntropyWithLogits() if config.loss == "bce-logits" else BinaryCrossEntropy(kernels)
-
-
-def new_networks(
-    config: TrainConfig, backend: Backend, dtype: Any = np.float32, kernels: Kernels = REFERENCE
-) -> tuple[Sequential, Sequential]:
-    """The generator and the discriminator of ``config``, with all parameters 0."""
-    if config.networks == "paper-2014":
-        rates = (config.input_dropout, config.dropout)
-        return (
-            paper_generator(config.latent_dim, dtype, backend.xp, kernels),
-            paper_discriminator(*rates, config.loss == "bce-logits", dtype, backend.xp, kernels),
-        )
-    return (
-        generator(config.latent_dim, config.leaky_slope, dtype, backend.xp, kernels),
-        discriminator(config.dropout, config.leaky_slope, config.loss == "bce-logits", dtype, backend.xp, kernels),
-    )
-
-
-def new_state(
-    config: TrainConfig, backend: Backend, dtype: Any = np.float32, kernels: Kernels = REFERENCE
-) -> TrainState:
+def new_state(config: TrainConfig, backend: Backend, dtype: Any = np.float32) -> TrainState:
     """The state before the first iteration: weights drawn from the config's seed, Adam's moments 0."""
-    g, d = new_networks(config, backend, dtype, kernels)
-    g.initialise(config.seed, 0)
-    d.initialise(config.seed, DISCRIMINATOR_SITE)
-    adam_g = optimiser_for(config, g.parameters, config.lr_g, g.kernels)
-    adam_d = optimiser_for(config, d.parameters, config.lr_d, d.kernels)
-    return TrainState(g, d, adam_g, adam_d, step=0)
+    g = generator(config.latent_dim, config.leaky_slope, dtype, backend.xp)
+    d = discriminator(config.dropout, config.leaky_slope, config.loss == "bce-logits", dtype, backend.xp)
+    g.initialize(config.seed)
+    d.initialize(config.seed, DISCRIMINATOR_SITE)
+    settings = config.beta1, config.beta2, config.adam_epsilon
+    optimizer_g = Adam.for_parameters(g.parameters, config.lr_g, *settings)
+    optimizer_d = Adam.for_parameters(d.parameters, config.lr_d, *settings)
+    return TrainState(g, d, optimizer_g, optimizer_d, step=0)
 
 
-def new_workspace(state: TrainState, config: TrainConfig, rows: int) -> Workspace:
-    """Buffers for iterations whose batch has ``rows`` real images."""
-    g, d, batch = state.generator, state.discriminator, config.batch_size
-    xp, dtype = g.xp, g.parameters.dtype
-    images = g.empty(2 * rows + batch, IMAGE_PIXELS)
-    target_d = xp.zeros((2 * rows, 1), dtype=dtype)
-    target_d[:rows] = 1.0 - config.label_smoothing
-    return Workspace(
-        pixels=xp.empty((rows, IMAGE_PIXELS), dtype=np.uint8),
-        images=images,
-        latent=xp.empty((rows + batch, config.latent_dim), dtype=dtype),
-        generator=g.allocate(rows + batch, backward_rows=batch, output=images[rows:]),
-        discriminator_d=d.allocate(2 * rows),
-        discriminator_g=d.allocate(batch),
-        target_d=target_d,
-        target_g=xp.ones((batch, 1), dtype=dtype),
-    )
-
-
-def train_step(state: TrainState, pixels: Array, config: TrainConfig, workspace: Workspace) -> StepMetrics:
+def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMetrics:
     """One iteration: a D step, then a G step. Updates ``state`` in place. Shapes: pixels (b, 784) uint8.
 
     Goodfellow et al. 2014, algorithm 1 with k = 1, as the Flux tutorial has it: one batch of real and fake rows for D.
     """
-    g, d, w = state.generator, state.discriminator, workspace
-    b = pixels.shape[0]
-    kernels = g.kernels
-    loss = loss_of(config, kernels)
+    g, d = state.generator, state.discriminator
+    b = len(pixels)
+    loss = loss_of(config)
 
-    # The images of this step. D's update does not touch G, so both noise batches go through G as one batch.
-    kernels.chains.scale_pixels(pixels, out=w.images[:b])
-    draw_latent(config, state.step, w.latent, b, kernels)
-    _, g_caches = g.forward(w.latent, buffers=w.generator)  # writes w.images[b:]
+    # D step: tell real from fake. G is left alone: its fakes are just images here.
+    real = scale_pixels(pixels, g.parameters.dtype)
+    fake, _ = g.forward(noise(state, config, LATENT_D, b))
+    output, caches = d.forward(np.concatenate([real, fake]), DropoutKey(config.seed, state.step, PASS_D))
+    target = np.zeros_like(output)
+    target[:b] = 1.0 - config.label_smoothing
+    d.backward(loss.backward(output, target), caches)
+    state.optimizer_d.update(d.parameters, d.gradients)
 
-    # D step: tell real from fake. No gradient goes into G, so the images' own gradient is not needed.
-    dropout = DropoutKey(config.seed, state.step, PASS_D)
-    loss_d, output = discriminator_gradients(d, loss, w.images[: 2 * b], w.target_d, dropout, w.discriminator_d)
-    grad_norm_d = state.adam_d.update(d.parameters, d.gradients)
-
-    # G step: make the updated D say "real". Dropout is off unless asked for.
-    dropout_g = DropoutKey(config.seed, state.step, PASS_G) if config.dropout_in_g_step else None
-    loss_g = generator_gradients(
-        g, d, loss, w.images[2 * b :], take_rows(g_caches, slice(b, None)), w.target_g, dropout_g, w
-    )
-    grad_norm_g = state.adam_g.update(g.parameters, g.gradients)
+    # G step: make the updated D say "real". The gradient goes through D, whose own gradients nobody needs, into G.
+    fake, g_caches = g.forward(noise(state, config, LATENT_G, config.batch_size))
+    key = DropoutKey(config.seed, state.step, PASS_G) if config.dropout_in_g_step else None
+    output_g, d_caches = d.forward(fake, key)
+    ones = np.ones_like(output_g)
+    dfake = d.backward_input(loss.backward(output_g, ones), d_caches)
+    g.backward(dfake, g_caches)
+    state.optimizer_g.update(g.parameters, g.gradients)
 
     state.step += 1
-    probability = loss.probability(output)
-    d_real, d_fake = np.mean(probability[:b]), np.mean(probability[b:])
-    return StepMetrics(loss_d, loss_g, d_real, d_fake, grad_norm_d, grad_norm_g)
+    p = loss.probability(output)
+    norms = (np.sqrt(np.dot(net.gradients, net.gradients)) for net in (d, g))
+    return StepMetrics(loss.forward(output, target), loss.forward(output_g, ones), p[:b].mean(), p[b:].mean(), *norms)
 
 
-def discriminator_gradients(
-    d: Sequential, loss: Loss, images: Array, target: Array, dropout: DropoutKey | None, buffers: Buffers | None = None
-) -> tuple[Array, Array]:
-    """∂L/∂(D's parameters) into ``d.gradients``. Shapes: images (2b, 784), target (2b, 1) → loss (), output (2b, 1)."""
-    output, caches = d.forward(images, dropout, buffers)
-    d.backward(loss.backward(output, target), caches, need_dx=False, buffers=buffers)
-    return loss.forward(output, target), output
+def noise(state: TrainState, config: TrainConfig, site: int, rows: int) -> Array:
+    """The noise (rows, Z) of this iteration's D step or G step: standard normal."""
+    like = state.generator.parameters
+    shape, xp = (rows, config.latent_dim), array_module(like)
+    return philox.normal(config.seed, philox.Stream.LATENT, state.step, site, shape, like.dtype, xp)
 
 
-def generator_gradients(
-    g: Sequential,
-    d: Sequential,
-    loss: Loss,
-    images: Array,
-    g_caches: list[Any],
-    target: Array,
-    dropout: DropoutKey | None = None,
-    workspace: Workspace | None = None,
-) -> Array:
-    """∂L/∂(G's parameters) into ``g.gradients``, through a D that is left as it is. Returns the loss ().
+class Loss(NamedTuple):
+    """A loss in the discriminator's output. Shapes: output and target (N, 1)."""
 
-    Shapes: images (B, 784), G's result, whose forward left ``g_caches``; target (B, 1).
-    """
-    d_buffers = workspace.discriminator_g if workspace else None
-    output, d_caches = d.forward(images, dropout, d_buffers)
-    dimages = d.backward(loss.backward(output, target), d_caches, need_params=False, buffers=d_buffers)
-    g.backward(dimages, g_caches, need_dx=False, buffers=workspace.generator if workspace else None)
-    return loss.forward(output, target)
+    forward: Callable[[Array, Array], Array]  # (output, target) → L ()
+    backward: Callable[[Array, Array], Array]  # (output, target) → ∂L/∂output (N, 1)
+    probability: Callable[[Array], Array]  # output → the probability of "real" (N, 1)
 
 
-def draw_latent(config: TrainConfig, step: int, latent: Array, rows: int, kernels: Kernels = REFERENCE) -> None:
-    """Fills ``latent`` (b + B, Z) with the noise of iteration ``step``: ``rows`` rows for the D step, the rest for G's."""
-    for site, part in ((LATENT_D, latent[:rows]), (LATENT_G, latent[rows:])):
-        xp = array_module(part)
-        kernels.chains.normal(config.seed, random.Stream.LATENT, step, site, part.shape, part.dtype, xp, out=part)
+def BinaryCrossEntropy() -> Loss:
+    """For a discriminator that ends in a sigmoid: its output is the probability that an image is real."""
+    return Loss(ops.binary_cross_entropy_forward, ops.binary_cross_entropy_backward, lambda output: output)
 
 
-def iterate(
-    state: TrainState, images: Array, config: TrainConfig, workspaces: dict[int, Workspace] | None = None
-) -> Iterator[StepMetrics]:
-    """Trains from ``state.step`` to the config's last epoch, handing over after every iteration. Shapes: images (M, 784).
-
-    Which images an iteration sees depends on the seed and the iteration alone, so it may start anywhere.
-    ``workspaces``: where the workspaces are put, by rows, for a caller who wants to look at what an iteration computed.
-    """
-    count = images.shape[0]
-    per_epoch = iterations_per_epoch(count, config.batch_size)
-    workspaces = {} if workspaces is None else workspaces
-    order: Array = None
-    order_epoch = -1
-    while state.step < config.epochs * per_epoch:
-        epoch, iteration = divmod(state.step, per_epoch)
-        if epoch != order_epoch:
-            order, order_epoch = random.permutation(config.seed, epoch, count, state.generator.xp), epoch
-        batch = order[batch_bounds(iteration, count, config.batch_size)]
-        rows = batch.shape[0]
-        if rows not in workspaces:
-            workspaces[rows] = new_workspace(state, config, rows)
-        workspace = workspaces[rows]
-        pixels = state.generator.kernels.chains.gather_rows(images, batch, out=workspace.pixels)
-        yield train_step(state, pixels, config, workspace)
+def BinaryCrossEntropyWithLogits() -> Loss:
+    """For a discriminator without its sigmoid: stable, and its gradient does not fade where the sigmoid saturates."""
+    forward = ops.binary_cross_entropy_with_logits_forward
+    return Loss(forward, ops.binary_cross_entropy_with_logits_backward, ops.sigmoid_forward)
 
 
-def sample(g: Sequential, latent: Array) -> Array:
-    """Images (N, 784) in [−1, 1] for noise (N, Z)."""
-    return g.forward(latent)[0]
+def loss_of(config: TrainConfig) -> Loss:
+    return BinaryCrossEntropyWithLogits() if config.loss == "bce-logits" else BinaryCrossEntropy()

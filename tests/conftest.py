@@ -10,11 +10,11 @@ import pytest
 # wait for one another ten times longer than they work. OpenBLAS reads this when NumPy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from npgan import kernels  # noqa: E402
 from npgan.backend import Backend, select  # noqa: E402
 from npgan.config import TrainConfig  # noqa: E402
+from npgan.engines import Compute, choose  # noqa: E402
 
-kernels.select("auto")  # compiles the fused kernels if need be, as every run does: not in this process
+choose(Compute(), select("numpy"))  # compiles the fused kernels if need be, as every run does: not in this process
 
 
 @pytest.fixture

@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgan import engines as kernels
-from npgan.backend import select
+from npgan.backend import Array, select
 from npgan.config import TrainConfig
 from npgan.errors import InputError
 from npgan.gan import iterate, new_state
-
-Array = Any
 
 IMAGES = 6000  # enough that a batch is a gather from memory, as in training
 GENERATOR = (100, 256, 512, 1024, 784)

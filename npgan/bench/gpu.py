@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from npgan.bench import gpu_peers
+from npgan.bench.command import Worker, check_names, measure, or_dash, print_missing, print_table
 from npgan.bench.cpu import DISCRIMINATOR, GENERATOR, Contestant, Missing, flops, pairs, pixels
 from npgan.bench.gpu_profile import launches
-from npgan.bench.command import Worker, check_names, measure, or_dash, print_missing, print_table
 from npgan.config import TrainConfig
 from npgan.data.mnist import iterations_per_epoch
 from npgan.engines.cuda.graph import MOST_IN_A_GRAPH

@@ -13,16 +13,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from npgan.engines.cpu import blas
 from npgan import engines as kernels
 from npgan.backend import select
 from npgan.bench.cpu import pixels
 from npgan.config import TrainConfig
+from npgan.engines.cpu import blas
 from npgan.gan import iterate, new_state
 
 ITERATIONS = 40
-
-Array = Any
 
 
 @dataclass

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgan.nn.philox import Stream, uniform
 
-Array = Any  # numpy.ndarray: rendering runs on the CPU only
 Stroke = tuple[tuple[int, int], ...]
 
 SIDE = 28  # pixels in a row and in a column
@@ -106,7 +105,7 @@ _BLOCK = 512  # images drawn at once: 60,000 take 1.5 s with 64, 0.7 s with 256,
 _FAR = 1e6  # a squared distance that no ink reaches
 
 
-def render(count: int, seed: int, *, split: int = 0) -> tuple[Array, Array]:
+def render(count: int, seed: int, *, split: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draws ``count`` digits: images uint8 (count, 28, 28), white ink on black, and labels uint8 (count,).
 
     A pure function of ``seed`` and ``split`` (0: training set, 1: test set, ...): image i does not depend on ``count``.
@@ -134,7 +133,7 @@ def render(count: int, seed: int, *, split: int = 0) -> tuple[Array, Array]:
     return images, labels
 
 
-def _bell(seed: int, split: int, site: int, count: int) -> Array:
+def _bell(seed: int, split: int, site: int, count: int) -> np.ndarray:
     """float32 (count,): mean 0, deviation 1, at most 3 from 0. The sum of three uniforms is near enough to a normal."""
     u = uniform(seed, Stream.DIGITS, split, site, (count, 3))
     return 2.0 * (u[:, 0] + u[:, 1] + u[:, 2] - 1.5)
@@ -155,7 +154,7 @@ def _points(form: Form) -> list[tuple[int, int]]:
     return list(dict.fromkeys(point for stroke in form.strokes for point in stroke))
 
 
-def _trace(form: Form, hand: dict[str, Array], wobble: Array) -> tuple[Array, Array]:
+def _trace(form: Form, hand: dict[str, np.ndarray], wobble: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The pen's path: x and y, each float32 (S, n) for S samples and n images, in units of the box.
 
     ``wobble`` (2P or more, n): standard normal-like numbers. A stroke is a cardinal spline: between two points a cubic
@@ -165,7 +164,7 @@ def _trace(form: Form, hand: dict[str, Array], wobble: Array) -> tuple[Array, Ar
         point: [point[axis] / 100 + hand["wobble"] * wobble[2 * k + axis] for axis in (0, 1)]
         for k, point in enumerate(_points(form))
     }
-    xy: tuple[list[Array], list[Array]] = ([], [])
+    xy: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for stroke in form.strokes:
         closed = stroke[0] == stroke[-1]
         before_first, after_last = (stroke[-2], stroke[1]) if closed else (stroke[0], stroke[-1])
@@ -182,7 +181,7 @@ def _trace(form: Form, hand: dict[str, Array], wobble: Array) -> tuple[Array, Ar
     return np.concatenate(xy[0]), np.concatenate(xy[1])
 
 
-def _bend(x: Array, y: Array, hand: dict[str, Array]) -> tuple[Array, Array]:
+def _bend(x: np.ndarray, y: np.ndarray, hand: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """One writer's proportions and slant: a smooth map of the plane, the same for all strokes of an image."""
     u, v = x - 0.5, y - 0.5
     bump_x, bump_y = 0.25 - u * u, 0.25 - v * v
@@ -193,7 +192,7 @@ def _bend(x: Array, y: Array, hand: dict[str, Array]) -> tuple[Array, Array]:
     return cosine * bent_u - sine * bent_v, sine * bent_u + cosine * bent_v
 
 
-def _place(x: Array, y: Array, hand: dict[str, Array]) -> tuple[Array, Array]:
+def _place(x: np.ndarray, y: np.ndarray, hand: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Box units to pixels: the longer side gets its size, the path's mean goes to the middle, the ink stays inside."""
     pen = hand["pen"]
     extent = np.maximum(x.max(axis=0) - x.min(axis=0), y.max(axis=0) - y.min(axis=0))
@@ -211,7 +210,7 @@ def _place(x: Array, y: Array, hand: dict[str, Array]) -> tuple[Array, Array]:
     return placed[0], placed[1]
 
 
-def _ink(x: Array, y: Array, hand: dict[str, Array]) -> Array:
+def _ink(x: np.ndarray, y: np.ndarray, hand: dict[str, np.ndarray]) -> np.ndarray:
     """The drawing: uint8 (28, 28, n) from the path's samples x and y, each (S, n), in pixels.
 
     Every sample is a disc of the pen's radius there. A pixel takes the least distance to a sample, in radii, and turns
@@ -241,7 +240,7 @@ def _ink(x: Array, y: Array, hand: dict[str, Array]) -> Array:
     return np.clip(grey, 0, 255, out=grey).astype(np.uint8)
 
 
-def _window(path: Array, reach: Array) -> tuple[Array, Array]:
+def _window(path: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First pixel and the one after the last, int (S,) each, that lie within ``reach`` (S,) of the samples (S, n)."""
     first = np.floor(path.min(axis=1) - reach).astype(int)
     last = np.ceil(path.max(axis=1) + reach).astype(int)

@@ -15,14 +15,13 @@ import stat
 import struct
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from npgan.errors import InputError
 from npgan.files import replacing
 
-Array = Any  # numpy.ndarray: files are read and written on the CPU only
 Kind = Literal["images", "labels"]
 
 SIDE = 28  # pixels in a row and in a column
@@ -37,7 +36,7 @@ class IdxError(InputError):
     """The file is not what it should be: missing, damaged, of another kind or with other bytes."""
 
 
-def read_idx(path: Path, kind: Kind, sha256: str | None = None) -> Array:
+def read_idx(path: Path, kind: Kind, sha256: str | None = None) -> np.ndarray:
     """What an IDX file holds, plain or gzipped (its first two bytes tell): images uint8 (N, 784) or labels uint8 (N,).
 
     The array is C-contiguous and read-only. ``sha256``: what the decompressed file must hash to. Raises IdxError for
@@ -54,7 +53,7 @@ def read_idx(path: Path, kind: Kind, sha256: str | None = None) -> Array:
     return array
 
 
-def _decoded(content: bytes, kind: Kind) -> Array:
+def _decoded(content: bytes, kind: Kind) -> np.ndarray:
     """What follows the header, which has been checked."""
     if importlib.util.find_spec("idx2numpy") is None:  # a machine without it loses nothing: these are the same bytes
         return np.frombuffer(content, dtype=np.uint8, offset=_HEADER_BYTES[kind])
@@ -63,7 +62,7 @@ def _decoded(content: bytes, kind: Kind) -> Array:
     return idx2numpy.convert_from_string(content)
 
 
-def write_idx(path: Path, array: Array) -> None:
+def write_idx(path: Path, array: np.ndarray) -> None:
     """Writes uint8 (N, 28, 28) images or (N,) labels as a plain IDX file that appears whole or not at all.
 
     Raises OSError, and ValueError for another dtype. Not idx2numpy's writer: that one turns every byte into an argument

@@ -1,4 +1,4 @@
-"""The training images: MNIST from a folder, the cache or the net, or the embedded digits; and the batches of an epoch.
+"""The images: MNIST from a folder, the cache or the net, or the embedded digits.
 
 Letters: N images in the data set, 784 = 28·28 pixels each.
 
@@ -26,10 +26,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from npgan.errors import InputError
 from npgan.data.idx import SIDE, IdxError, Kind, read_idx, write_idx
+from npgan.errors import InputError
 
-Array = Any  # numpy.ndarray or cupy.ndarray
 Report = Callable[[str], None]  # receives one line for the user
 
 DATASETS = ("auto", "mnist", "digits")
@@ -118,30 +117,6 @@ def cache_folder() -> Path:
         ) from None
 
     return platformdirs.user_cache_path("npgan")
-
-
-def iterations_per_epoch(count: int, batch_size: int) -> int:
-    """⌈count / batch_size⌉: the last, shorter batch of an epoch is kept, as in the tutorial."""
-    return -(-count // batch_size)
-
-
-def batch_bounds(iteration: int, count: int, batch_size: int) -> slice:
-    """Which part of the epoch's order (``npgan.nn.philox.permutation``) is the batch of its iteration 0, 1, …"""
-    if not 0 <= iteration < iterations_per_epoch(count, batch_size):
-        raise IndexError(f"iteration {iteration} is outside the epoch: {count} images in batches of {batch_size}")
-    start = iteration * batch_size
-    return slice(start, min(start + batch_size, count))
-
-
-def scale_pixels(pixels: Array, out: Array | None = None, dtype: Any = np.float32) -> Array:
-    """Maps uint8 0 … 255 to −1 … 1, tanh's range: pixels / 127.5 − 1. Shapes: (N, 784) → (N, 784).
-
-    Written to ``out``, in its dtype, or else to a new array of ``dtype``; both ends are exact. NumPy's dispatch makes
-    this work on CuPy arrays. Without ``dtype`` given to divide, NumPy would divide bytes in float64.
-    """
-    scaled = np.divide(pixels, 127.5, out=out, dtype=dtype if out is None else out.dtype)
-    scaled -= 1
-    return scaled
 
 
 # --- MNIST

@@ -1,8 +1,8 @@
-"""Fused kernels: chains of operations of ``npgan.nn.ops`` done in one pass over memory. Chosen once, at start-up.
+"""Engines: the training step of ``gan.py``, run fast. They import the textbook; the textbook knows nothing of them.
 
-``reference`` says what every kernel computes, as a composition of ``ops``. ``cpu`` has the same functions, compiled by
-numba; ``stages`` lets a network walk them. With the reference kernels a network walks its layers, the plain maths.
-``cuda`` is another way: a whole iteration on a GPU, captured and replayed.
+``base`` says what an engine is; ``schedule`` is the step as calls of fused kernels; ``reference``, ``cpu`` and ``cuda`` are
+three tables of these. ``choose`` picks an engine, once, at start-up. Nothing here imports NumPy before it has to:
+``cpu.blas`` sets the environment that NumPy's BLAS reads.
 """
 
 from __future__ import annotations
@@ -14,95 +14,111 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from npgan.engines.cpu.blas import Blas
 from npgan.errors import InputError
-from npgan.engines import reference
 
-CHOICES = ("auto", "reference", "fused")
+if TYPE_CHECKING:
+    from npgan.backend import Array, Backend
+    from npgan.config import TrainConfig
+    from npgan.engines.base import Engine
+    from npgan.gan import TrainState
+
+KERNELS = ("auto", "reference", "fused")
 
 Report = Callable[[str], None]  # receives one line for the user
+Start = Callable[["TrainState", "Array", "TrainConfig"], "Engine"]
 
 _PATIENCE = 1.0  # seconds: loading compiled kernels takes less, compiling them more
 
 
 @dataclass(frozen=True)
-class Kernels:
-    """Which kernels a run uses."""
+class Compute:
+    """What the flags ask for: where the arithmetic is done, and by what."""
+
+    backend: str = "auto"  # auto, numpy or cupy
+    precision: str | None = None  # fp32 or tf32; None: fp32
+    kernels: str = "auto"  # one of KERNELS
+    blas: Blas = field(default_factory=Blas)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine that was chosen. ``start`` makes one for a state, its images and its config."""
 
     name: str  # "reference" or "fused"
     reason: str  # why, for the run's header
-    chains: Any  # the module kernels.reference, or a module with the same functions
-    products: str = ""  # what multiplies matrices, where it is not NumPy's BLAS
-    gpu: Any = None  # kernels.cuda.gpu.Gpu, where iterations are captured and replayed instead of walking the networks
-
-    @property
-    def in_stages(self) -> bool:
-        """Whether a network walks stages of several layers each."""
-        return self.chains is not reference
+    gemm: str  # what multiplies matrices on a CPU, for the header; "" on a GPU
+    sums: str | None  # what decides the order in which products are summed, so their bytes; None on a GPU
+    start: Start
 
 
-REFERENCE = Kernels("reference", "the plain maths of ops.py", reference)
+def choose(compute: Compute, backend: Backend, report: Report = lambda line: None) -> Choice:
+    """The engine for ``--kernels`` on ``backend``. ``compute.precision`` counts on a GPU only.
 
-
-def select(name: str, threads: int = 1, report: Report = lambda line: None, blas_asked: bool = False) -> Kernels:
-    """The kernels for ``--kernels`` auto, reference or fused on NumPy.
-
-    ``threads``: how many the fused kernels may use. ``report`` is told when the kernels have to be compiled first, which
-    happens once on a machine. ``blas_asked``: matrix products stay NumPy's; else the fused kernels bring their own where
-    those are faster. Raises InputError when fused kernels are asked for and cannot be had.
+    ``report`` is told when kernels have to be compiled first, which happens once on a machine. Raises InputError when fused
+    kernels are asked for and cannot be had.
     """
-    if _checked(name) == "reference":
-        return Kernels("reference", "asked for by --kernels reference", reference)
+    if compute.kernels not in KERNELS:
+        raise InputError(f"--kernels must be one of {', '.join(KERNELS)}, got {compute.kernels!r}")
+    if compute.kernels == "reference":
+        return reference(compute, backend, "asked for by --kernels reference")
+    try:
+        return (_cpu if backend.name == "numpy" else _cuda)(compute, backend, report)
+    except InputError as problem:
+        if compute.kernels == "fused":
+            raise InputError(f"--kernels fused: {problem}") from None
+        return reference(compute, backend, str(problem))
+
+
+def reference(compute: Compute, backend: Backend, reason: str) -> Choice:
+    """The engine that runs the textbook as it stands."""
+    from npgan.engines.base import ReferenceEngine
+
+    on_cpu = backend.name == "numpy"
+    gemm, sums = (compute.blas.describe(), compute.blas.sums()) if on_cpu else ("", None)
+    return Choice("reference", reason, gemm, sums, ReferenceEngine)
+
+
+def _cpu(compute: Compute, backend: Backend, report: Report) -> Choice:
     try:
         import numba
     except ImportError as error:
         missing = "numba is not installed" if error.name == "numba" else f"numba does not load ({error})"
-        if name == "fused":
-            raise InputError(f"--kernels fused: {missing}: pip install 'npgan[fast]'") from None
-        return Kernels("reference", f"{missing}: pip install 'npgan[fast]' to train twice as fast", reference)
+        raise InputError(f"{missing}: pip install 'npgan[fast]' to train twice as fast") from None
     with _notice(report):
         _compile_elsewhere()
-        from npgan.engines import cpu, jit, products
+        from npgan.engines.base import FusedEngine
+        from npgan.engines.cpu import gemm, jit
+        from npgan.engines.cpu.kernels import CpuKernels
     # BLAS's threads and the kernels' own would keep the cores from each other, so only one of the two has more than one
-    own = products.suitable() and not blas_asked
-    alone = jit.use_threads(threads if own else 1)
-    products.use(own and not alone)
-    asked = "asked for by --kernels fused, " if name == "fused" else ""
+    own = gemm.suitable() and not compute.blas.asked
+    alone = jit.use_threads(compute.blas.threads if own else 1)
+    multiply = gemm.Gemm(own and not alone)
+    asked = "asked for by --kernels fused, " if compute.kernels == "fused" else ""
     reason = f"{asked}numba {numba.__version__}" + (f"; on one thread: {alone}" if alone else "")
-    return Kernels("fused", reason, cpu, products.describe())
+    said, sums = (multiply.describe(), "npgan") if multiply.own else (compute.blas.describe(), compute.blas.sums())
+    return Choice("fused", reason, said, sums, lambda *run: FusedEngine(CpuKernels(multiply), *run))
 
 
-def select_for_gpu(
-    name: str, cupy: ModuleType, precision: str, unsupported: str | None, report: Report = lambda line: None
-) -> Kernels:
-    """The kernels on CuPy's current device. ``unsupported``: why fused ones do not fit the run, if they do not.
-
-    Raises InputError when fused kernels are asked for and cannot be had.
-    """
-    if _checked(name) == "reference":
-        return Kernels("reference", "asked for by --kernels reference", reference)
+def _cuda(compute: Compute, backend: Backend, report: Report) -> Choice:
+    from npgan.engines.base import FusedEngine
     from npgan.engines.cuda.device import Gpu
+    from npgan.engines.cuda.kernels import CudaKernels
 
-    try:
-        if unsupported:
-            raise InputError(unsupported)
-        with _notice(report):
-            gpu = Gpu(cupy, precision)
-    except InputError as problem:
-        if name == "fused":
-            raise InputError(f"--kernels fused: {problem}") from None
-        return Kernels("reference", str(problem), reference)
-    return Kernels("fused", f"iterations as CUDA graphs, {gpu.products}", reference, gpu=gpu)
+    with _notice(report):
+        gpu = Gpu(backend.xp, compute.precision or "fp32")
+    reason = f"iterations as CUDA graphs, {gpu.gemm}"
+    return Choice("fused", reason, "", None, lambda *run: FusedEngine(CudaKernels(gpu), *run))
 
 
 def _compile_elsewhere() -> None:
     """Where kernels have yet to be compiled, has another process do that, so that this one loads them as later ones will.
 
-    The process that compiles a loop with ``prange`` runs another version of it (optimised alone, not with what calls it),
+    The process that compiles a loop with ``prange`` runs another version of it (optimized alone, not with what calls it),
     which sums in another order: the first run on a machine would end with other bytes than every later one.
     """
     from numba.core import event
@@ -131,12 +147,6 @@ def _compile_elsewhere() -> None:
         command = [sys.executable, "-c", f"import {', '.join(modules)}"]
         # should it fail, so does compiling them here, and that tells the user why
         subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False)
-
-
-def _checked(name: str) -> str:
-    if name not in CHOICES:
-        raise InputError(f"--kernels must be one of {', '.join(CHOICES)}, got {name!r}")
-    return name
 
 
 @contextmanager

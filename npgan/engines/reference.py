@@ -1,166 +1,112 @@
-"""What every fused kernel computes, as a composition of ``ops``. ``cpu`` has the same functions with the same parameters.
-
-Letters as in ``ops``: N rows, I inputs, O outputs, P parameters. A ``…_forward`` is a Dense layer and what follows it. Its
-``…_backward`` goes from ∂L/∂y back to dz, the gradient of the Dense layer's result z = x·W + b, and sums db on the way;
-dW and dx are then matrix products (``stages``). db is left out where no ``dbias`` is given.
-"""
+"""What every fused kernel computes, as a composition of ``ops``: any dtype, NumPy or CuPy. The standard that the others meet."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from npgan.data import mnist as data
-from npgan.nn import ops
-from npgan.nn import philox as random
-from npgan.nn.layers import Dropout, DropoutKey
-
-Array = Any  # numpy.ndarray or cupy.ndarray
-
-_ADAM_BLOCK = 1 << 15  # five vectors of 2¹⁵ float32 are 640 KB and stay in the L2 cache: half the time of whole vectors
-
-
-def empty(rows: int, width: int) -> Array:
-    """A new float32 array (rows, width) in the memory order that suits these functions."""
-    return np.empty((rows, width), dtype=np.float32)
+from npgan.backend import Array, array_module
+from npgan.data.batches import scale_pixels
+from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass
+from npgan.gan import LATENT_D, LATENT_G, loss_of
+from npgan.nn import ops, philox
+from npgan.nn.layers import Dense
+from npgan.nn.optim import Adam
 
 
-def matmul(a: Array, b: Array, out: Array) -> Array:
-    """a·b. Shapes: a (M, K), b (K, N) → out (M, N)."""
-    return np.matmul(a, b, out=out)
+class ReferenceKernels:
+    """``schedule.Kernels`` by ``ops``."""
 
+    def __init__(self, dtype: Any = np.float64, xp: ModuleType = np) -> None:
+        self.dtype, self.xp = dtype, xp
 
-def dense_leaky_relu_forward(x: Array, weight: Array, bias: Array, slope: float, out: Array | None = None) -> Array:
-    """Shapes: x (N, I), weight (I, O), bias (O,) → y (N, O)."""
-    return ops.leaky_relu_forward(ops.dense_forward(x, weight, bias), slope, out)
+    def empty(self, rows: int, width: int) -> Array:
+        return self.xp.empty((rows, width), self.dtype)
 
+    def stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
-def dense_leaky_relu_backward(
-    dy: Array, y: Array, slope: float, dbias: Array | None = None, out: Array | None = None
-) -> Array:
-    """Shapes: dy, y (N, O) → dz (N, O), dbias (O,). From y, because y > 0 exactly where z > 0."""
-    return _with_bias_gradient(ops.leaky_relu_backward(dy, y, slope, out), dbias)
+    def side_stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
+    def join(self) -> None:
+        pass
 
-def dense_leaky_relu_dropout_forward(
-    x: Array,
-    weight: Array,
-    bias: Array,
-    slope: float,
-    rate: float,
-    site: int,
-    key: DropoutKey,
-    out: Array | None = None,
-    slopes: Array | None = None,
-) -> tuple[Array, Array]:
-    """Shapes: x (N, I), weight (I, O), bias (O,) → y (N, O), slopes (N, O).
+    def repeat(self, step: FusedStep, count: int) -> None:
+        for _ in range(count):
+            step.launch()
 
-    ``slopes`` is ∂y/∂z: 0 where dropped, else 1/(1 − rate) where z > 0 and slope/(1 − rate) where not.
-    ``rate`` and ``site`` are those of ``layers.Dropout``, whose mask for ``key`` this uses.
-    """
-    z = ops.dense_forward(x, weight, bias)
-    mask = Dropout(rate, site).mask(z.shape, key, z.dtype)
-    y = ops.dropout_forward(ops.leaky_relu_forward(z, slope), mask, out)
-    return y, ops.leaky_relu_backward(mask, z, slope, slopes)
+    def partial_sums(self, layer: Dense) -> int:
+        return 1
 
+    def inputs(self, step: FusedStep, real: Array, noise_d: Array, noise_g: Array) -> None:
+        resident, config, done = step.resident, step.config, int(step.resident.step[0])
+        start = done % len(resident.metrics) * config.batch_size
+        real[...] = scale_pixels(resident.pixels[resident.order[start : start + len(real)]], self.dtype)
+        for site, latent in ((LATENT_D, noise_d), (LATENT_G, noise_g)):
+            draw = config.seed, philox.Stream.LATENT, done, site
+            latent[...] = philox.normal(*draw, latent.shape, self.dtype, self.xp)
 
-def dense_leaky_relu_dropout_backward(
-    dy: Array, slopes: Array, dbias: Array | None = None, out: Array | None = None
-) -> Array:
-    """Shapes: dy, slopes (N, O) → dz (N, O), dbias (O,)."""
-    return _with_bias_gradient(np.multiply(dy, slopes, out=out), dbias)
+    def forward_leaky_relu(self, x: Array, layer: Dense, slope: float, y: Array) -> None:
+        y[...] = ops.leaky_relu_forward(ops.dense_forward(x, layer.weight, layer.bias), slope)
 
+    def forward_dropout(self, x: Array, layer: Dense, slope: float, draw: Draw, y: Array, dydz: Array) -> None:
+        z = ops.dense_forward(x, layer.weight, layer.bias)
+        where = draw.seed, philox.Stream.DROPOUT, int(draw.step[0]), draw.site
+        bits = philox.random_halfwords(*where, z.size, array_module(z)).reshape(z.shape)
+        mask = (bits >= draw.dropout.threshold) * z.dtype.type(draw.dropout.scale)
+        y[...] = ops.dropout_forward(ops.leaky_relu_forward(z, slope), mask)
+        dydz[...] = ops.leaky_relu_backward(mask, z, slope)
 
-def dense_tanh_forward(x: Array, weight: Array, bias: Array, out: Array | None = None) -> Array:
-    """Shapes: x (N, I), weight (I, O), bias (O,) → y (N, O)."""
-    return ops.tanh_forward(ops.dense_forward(x, weight, bias), out)
+    def forward_tanh(self, x: Array, layer: Dense, y: Array) -> None:
+        y[...] = ops.tanh_forward(ops.dense_forward(x, layer.weight, layer.bias))
 
+    def head(self, p: Pass, layer: Dense, slope: float, logits: bool) -> None:
+        x = p.y[-1]
+        z = ops.dense_forward(x, layer.weight, layer.bias)
+        if logits:
+            p.output[...], p.output_dz[...] = z, ops.binary_cross_entropy_with_logits_backward(z, p.target)
+        else:
+            p.output[...] = ops.sigmoid_forward(z)
+            dp = ops.binary_cross_entropy_backward(p.output, p.target)
+            p.output_dz[...] = ops.sigmoid_backward(dp, p.output)
+        if p.dydz:
+            self.backward_dydz(p.output_dz, layer, p.dydz[-1], p.dz[-1])
+        else:
+            self.backward_leaky_relu(p.output_dz, layer, x, slope, p.dz[-1])
 
-def dense_tanh_backward(dy: Array, y: Array, dbias: Array | None = None, out: Array | None = None) -> Array:
-    """Shapes: dy, y (N, O) → dz (N, O), dbias (O,)."""
-    return _with_bias_gradient(ops.tanh_backward(dy, y, out), dbias)
+    def backward_leaky_relu(self, dz: Array, layer: Dense, y: Array, slope: float, dz_before: Array) -> None:
+        """From y, because y > 0 exactly where z > 0."""
+        dz_before[...] = ops.leaky_relu_backward(ops.dense_backward_dx(dz, layer.weight), y, slope)
 
+    def backward_dydz(self, dz: Array, layer: Dense, dydz: Array, dz_before: Array) -> None:
+        dz_before[...] = ops.dense_backward_dx(dz, layer.weight) * dydz
 
-def dense_sigmoid_forward(x: Array, weight: Array, bias: Array, out: Array | None = None) -> Array:
-    """Shapes: x (N, I), weight (I, 1), bias (1,) → y (N, 1)."""
-    return ops.sigmoid_forward(ops.dense_forward(x, weight, bias), out)
+    def backward_tanh(self, dz: Array, layer: Dense, y: Array, dz_before: Array) -> None:
+        dz_before[...] = ops.tanh_backward(ops.dense_backward_dx(dz, layer.weight), y)
 
+    def update(self, x: Array, dz: Array, p: Parameters, step: Array) -> None:
+        self.gradients(x, dz, p)
+        self.adam(p, step)
 
-def dense_sigmoid_backward(dy: Array, y: Array, dbias: Array | None = None, out: Array | None = None) -> Array:
-    """Shapes: dy, y (N, 1) → dz (N, 1), dbias (1,)."""
-    return _with_bias_gradient(ops.sigmoid_backward(dy, y, out), dbias)
+    def gradients(self, x: Array, dz: Array, p: Parameters) -> None:
+        p.layer.dweight[...], p.layer.dbias[...] = ops.dense_backward_params(dz, x)
 
+    def adam(self, p: Parameters, step: Array) -> None:
+        o = p.optimizer
+        Adam(o.lr, o.beta1, o.beta2, o.epsilon, p.m, p.v, int(step[0])).update(p.parameter, p.gradient)
+        p.squares[...] = np.dot(p.gradient, p.gradient)
 
-def dense_backward_dx(dy: Array, weight: Array, out: Array | None = None) -> Array:
-    """Shapes: dy (N, O), weight (I, O) → dx (N, I)."""
-    return ops.dense_backward_dx(dy, weight, out)
-
-
-def binary_cross_entropy_forward(p: Array, target: Array, epsilon: float = ops.BCE_EPSILON) -> Array:
-    """Shapes: p, target (N, 1) → L ()."""
-    return ops.binary_cross_entropy_forward(p, target, epsilon)
-
-
-def binary_cross_entropy_backward(
-    p: Array, target: Array, epsilon: float = ops.BCE_EPSILON, out: Array | None = None
-) -> Array:
-    """Shapes: p, target (N, 1) → dp (N, 1)."""
-    return ops.binary_cross_entropy_backward(p, target, epsilon, out)
-
-
-def adam_update(
-    param: Array,
-    grad: Array,
-    m: Array,
-    v: Array,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> Array:
-    """``ops.adam_update`` in place, and the gradient's Euclidean norm (). Shapes: param, grad, m, v (P,)."""
-    block = _ADAM_BLOCK if isinstance(param, np.ndarray) else param.size
-    a, b = np.empty_like(param[:block]), np.empty_like(param[:block])
-    for start in range(0, param.size, block):
-        part = slice(start, min(start + block, param.size))
-        size = part.stop - start
-        ops.adam_update(
-            param[part], grad[part], m[part], v[part], step, lr, beta1, beta2, epsilon, (a[:size], b[:size])
-        )
-    return np.sqrt(np.dot(grad, grad))
-
-
-def normal(
-    seed: int,
-    stream: random.Stream,
-    step: int,
-    site: int,
-    shape: tuple[int, ...],
-    dtype: Any = np.float32,
-    xp: ModuleType = np,
-    out: Array | None = None,
-) -> Array:
-    """``random.normal``."""
-    return random.normal(seed, stream, step, site, shape, dtype, xp, out)
-
-
-def gather_rows(images: Array, rows: Array, out: Array | None = None) -> Array:
-    """``images[rows]``. Shapes: images (M, 784) uint8, rows (N,) unsigned → (N, 784) uint8."""
-    if out is None:
-        return images[rows]
-    out[...] = images[rows]
-    return out
-
-
-def scale_pixels(pixels: Array, out: Array | None = None, dtype: Any = np.float32) -> Array:
-    """``data.scale_pixels``. Shapes: pixels (N, 784) uint8 → (N, 784)."""
-    return data.scale_pixels(pixels, out, dtype)
-
-
-def _with_bias_gradient(dz: Array, dbias: Array | None) -> Array:
-    if dbias is not None:
-        np.sum(dz, axis=0, out=dbias)
-    return dz
+    def finish(self, step: FusedStep) -> None:
+        resident, d, g, b = step.resident, step.pass_d, step.pass_g, step.rows
+        loss = loss_of(step.config)
+        p = loss.probability(d.output)
+        norms = (np.sqrt(squares.sum()) for squares in (step.squares_d, step.squares_g))
+        row = resident.metrics[int(resident.step[0]) % len(resident.metrics)]
+        losses = loss.forward(d.output, d.target), loss.forward(g.output, g.target)
+        for column, value in enumerate((*losses, p[:b].mean(), p[b:].mean(), *norms)):
+            row[column] = value
+        resident.step[...] += 1

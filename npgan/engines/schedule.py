@@ -1,121 +1,286 @@
-"""Runs of layers that a fused kernel does at once. A stage follows the protocol of a layer, ``layers.Layer``.
+"""One iteration of ``gan.train_step`` as calls of fused kernels, in buffers that are allocated once: what every fast engine runs.
 
-A stage owns no parameters: it reads those of its Dense layer. Its ``out`` are the buffers that it allocated itself.
+Every elementwise pass is the epilogue of a matrix product, and Adam that of a weight gradient; some calls may run beside each
+other. ``Kernels`` is what a table of fused kernels has to offer: ``engines.reference`` (compositions of ops, any dtype),
+``engines.cpu`` (numba), ``engines.cuda`` (launches). Tests hold the schedule to the textbook, and the tables to each other.
+
+Letters: N rows; I inputs and O outputs of a Dense layer; z = x·W + b its result before the activation, y after it; B the batch
+size, b ≤ B the rows of this batch, Z the latent size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import ModuleType
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid, Tanh
-
-Array = Any  # numpy.ndarray or cupy.ndarray
-
-
-class StageCache(NamedTuple):
-    """The input, the result, and ∂y/∂z where dropout was on. Shapes: x (N, I), y and slopes (N, O)."""
-
-    x: Array
-    y: Array
-    slopes: Array | None = None
+from npgan.backend import Array, array_module
+from npgan.config import TrainConfig
+from npgan.gan import IMAGE_PIXELS, PASS_D, PASS_G, TrainState
+from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.network import Sequential
+from npgan.nn.optim import Adam
 
 
-class ForwardRoom(NamedTuple):
-    """Buffers for one forward: y and slopes (N, O)."""
+class Resident(NamedTuple):
+    """What stays where the arrays live through a run, besides the state."""
 
-    y: Array
-    slopes: Array | None
-
-
-class BackwardRoom(NamedTuple):
-    """Buffers for one backward: dz (N, O), dx (N, I)."""
-
-    dz: Array
-    dx: Array
+    pixels: Array  # (M, 784) uint8: the data set
+    order: Array  # (M,) uint32: the permutation of the current epoch
+    step: Array  # (1,) uint32: iterations done, advanced by ``finish``
+    metrics: Array  # (iterations of an epoch, 6): StepMetrics of each, as the epoch goes on
 
 
-def fuse(layers: Sequence[Layer], chains: ModuleType) -> list[Layer | Stage]:
-    """The layers with every run that has a kernel replaced by one stage."""
-    stages: list[Layer | Stage] = []
-    index = 0
-    while index < len(layers):
-        dense, *following = layers[index : index + 3]
-        after, dropout = (*following, None, None)[:2]
-        if not isinstance(dense, Dense) or not isinstance(after, LeakyReLU | Tanh | Sigmoid):
-            stages.append(dense)
-            index += 1
-        elif isinstance(after, LeakyReLU) and isinstance(dropout, Dropout) and dense.out_features % 8 == 0:
-            stages.append(Stage(chains, dense, after, dropout))
-            index += 3
-        else:
-            stages.append(Stage(chains, dense, after))
-            index += 2
-    return stages
+class Draw(NamedTuple):
+    """Names the dropout mask of one layer in one forward pass, but for the iteration, which is read from ``step``."""
+
+    dropout: Dropout
+    site: int
+    seed: int
+    step: Array  # (1,) uint32
 
 
-class Stage:
-    """A Dense layer, its activation and, after a leaky ReLU, perhaps dropout."""
+class Parameters(NamedTuple):
+    """A Dense layer's weight (I, O) and behind it its bias (O,), in one piece: shapes (I·O + O,)."""
+
+    layer: Dense
+    gradient: Array
+    parameter: Array
+    m: Array
+    v: Array
+    optimizer: Adam  # its settings; the iteration is ``resident.step``
+    constants: Array  # (7,), where a table keeps what Adam needs in this iteration, the same for all elements
+    squares: Array  # parts of Σ gradient², as many as the table likes
+
+
+@dataclass
+class Pass:
+    """The discriminator's forward and backward on N rows. Lists have an entry for each hidden layer of width O."""
+
+    x: Array  # (N, 784)
+    target: Array  # (N, 1)
+    draws: list[Draw]  # empty where dropout is off
+    y: list[Array]  # (N, O)
+    dydz: list[Array]  # (N, O), where dropout is on: the mask times leaky ReLU's slope
+    dz: list[Array]  # (N, O)
+    output: Array  # (N, 1)
+    output_dz: Array  # (N, 1)
+
+
+class Kernels(Protocol):
+    """A table of fused kernels. Arrays for results come last and are written whole; what is read is left as it is."""
+
+    def empty(self, rows: int, width: int) -> Array:
+        """A new array (rows, width) for activations, in the memory order that the kernels like."""
+
+    def stream(self) -> AbstractContextManager[object]:
+        """Everything of a run is done in this context."""
+
+    def side_stream(self) -> AbstractContextManager[object]:
+        """A context: what is called in it waits for all called before it, and nothing waits for it until ``join``."""
+
+    def join(self) -> None:
+        """What is called from now on waits for everything that was called on the side stream."""
+
+    def repeat(self, step: FusedStep, count: int) -> None:
+        """``step.launch()`` so many times."""
+
+    def partial_sums(self, layer: Dense) -> int:
+        """How many parts of Σ gradient² the table writes for the layer."""
+
+    def inputs(self, step: FusedStep, real: Array, noise_d: Array, noise_g: Array) -> None:
+        """This iteration's scaled images real (b, 784), noise_d (b, Z) and noise_g (B, Z), and Adam's ``constants``."""
+
+    def forward_leaky_relu(self, x: Array, layer: Dense, slope: float, y: Array) -> None:
+        """y = leaky_relu(x·W + b). Shapes: x (N, I), y (N, O)."""
+
+    def forward_dropout(self, x: Array, layer: Dense, slope: float, draw: Draw, y: Array, dydz: Array) -> None:
+        """The same and dropout, with dydz = ∂y/∂z for the backward. Shapes: x (N, I), y and dydz (N, O)."""
+
+    def forward_tanh(self, x: Array, layer: Dense, y: Array) -> None:
+        """y = tanh(x·W + b). Shapes: x (N, I), y (N, O)."""
+
+    def head(self, p: Pass, layer: Dense, slope: float, logits: bool) -> None:
+        """The last layer, its loss's gradient ``p.output_dz``, and ``p.dz[-1]`` of the layer before it."""
+
+    def backward_leaky_relu(self, dz: Array, layer: Dense, y: Array, slope: float, dz_before: Array) -> None:
+        """dz of the layer before, which ends in a leaky ReLU with result y. Shapes: dz (N, O), y, dz_before (N, I)."""
+
+    def backward_dydz(self, dz: Array, layer: Dense, dydz: Array, dz_before: Array) -> None:
+        """The same where dropout follows: dz_before = (dz·Wᵀ)∘dydz. Shapes: dz (N, O), dydz, dz_before (N, I)."""
+
+    def backward_tanh(self, dz: Array, layer: Dense, y: Array, dz_before: Array) -> None:
+        """The same where the layer before ends in tanh with result y."""
+
+    def update(self, x: Array, dz: Array, p: Parameters, step: Array) -> None:
+        """dW = xᵀ·dz and db = Σ_n dz_n, and Adam with them. Shapes: x (N, I), dz (N, O). It is ``gradients``, then ``adam``."""
+
+    def gradients(self, x: Array, dz: Array, p: Parameters) -> None:
+        """The first half of ``update``, for an engine that gathers gradients of several workers in between."""
+
+    def adam(self, p: Parameters, step: Array) -> None:
+        """The other half: reads ``p.gradient``."""
+
+    def finish(self, step: FusedStep) -> None:
+        """Writes this iteration's row of ``resident.metrics``, and advances ``resident.step``."""
+
+
+class FusedStep:
+    """Iterations of b rows each. ``launch`` starts one; its result is in the state and in ``resident.metrics``."""
 
     def __init__(
-        self, chains: ModuleType, dense: Dense, activation: LeakyReLU | Tanh | Sigmoid, dropout: Dropout | None = None
+        self, kernels: Kernels, state: TrainState, config: TrainConfig, resident: Resident, rows: int
     ) -> None:
-        self.chains = chains
-        self.dense = dense
-        self.activation = activation
-        self.dropout = dropout
+        self.kernels, self.config, self.resident, self.rows = kernels, config, resident, rows
+        self.logits = config.loss == "bce-logits"
+        self.optimizers = state.optimizer_d, state.optimizer_g
+        self.g, self.d = _dense(state.generator), _dense(state.discriminator)
+        self._dropout = [layer for layer in state.discriminator.layers if isinstance(layer, Dropout)]
+        like, empty, batch = state.generator.parameters, kernels.empty, config.batch_size
+        self._xp, self._dtype = array_module(like), like.dtype
+        self.latent = empty(rows + batch, config.latent_dim)
+        self.images = empty(2 * rows + batch, IMAGE_PIXELS)  # real, fake for the D step, fake for the G step
+        self.g_y = [*(empty(rows + batch, layer.out_features) for layer in self.g[:-1]), self.images[rows:]]
+        self.g_dz = [empty(batch, layer.out_features) for layer in self.g]
+        self.pass_d = self._pass(self.images[: 2 * rows], PASS_D)
+        self.pass_g = self._pass(self.images[2 * rows :], PASS_G if config.dropout_in_g_step else None)
+        self.pass_d.target[:rows], self.pass_d.target[rows:] = 1.0 - config.label_smoothing, 0.0
+        self.pass_g.target[...] = 1.0
+        self.constants = self._xp.empty((2, 7), self._dtype)  # of D's Adam and of G's
+        self.parameters_d, self.squares_d = self._parameters(state.discriminator, state.optimizer_d, self.constants[0])
+        self.parameters_g, self.squares_g = self._parameters(state.generator, state.optimizer_g, self.constants[1])
 
-    def output_width(self, input_width: int) -> int:
-        return self.dense.output_width(input_width)
+    def launch(self) -> None:
+        """The same order as in ``gan.train_step``."""
+        k, rows, slope = self.kernels, self.rows, self.config.leaky_slope
 
-    def forward_room(self, y: Array) -> ForwardRoom:
-        """Buffers for a forward that writes its result to ``y``."""
-        return ForwardRoom(y, self.chains.empty(*y.shape) if self.dropout else None)
+        # The images of this step. D's update does not touch G, so both noise batches go through G as one.
+        k.inputs(self, self.images[:rows], self.latent[:rows], self.latent[rows:])
+        x = self.latent
+        for layer, y in zip(self.g[:-1], self.g_y[:-1], strict=True):
+            k.forward_leaky_relu(x, layer, slope, y)
+            x = y
+        k.forward_tanh(x, self.g[-1], self.g_y[-1])
 
-    def backward_room(self, dx: Array) -> BackwardRoom:
-        """Buffers for a backward that writes its result to ``dx``."""
-        return BackwardRoom(self.chains.empty(dx.shape[0], self.dense.out_features), dx)
+        # D step: tell real from fake.
+        self._forward_d(self.pass_d)
+        self._backward_d(self.pass_d, self.parameters_d)
 
-    def forward(
-        self, x: Array, dropout: DropoutKey | None = None, out: ForwardRoom | None = None
-    ) -> tuple[Array, StageCache]:
-        y, slopes = out or (None, None)
-        weight, bias = self.dense.weight, self.dense.bias
-        match self.activation:
-            case LeakyReLU(slope=slope) if self.dropout and dropout:
-                y, slopes = self.chains.dense_leaky_relu_dropout_forward(
-                    x, weight, bias, slope, self.dropout.rate, self.dropout.site, dropout, y, slopes
-                )
-                return y, StageCache(x, y, slopes)
-            case LeakyReLU(slope=slope):
-                y = self.chains.dense_leaky_relu_forward(x, weight, bias, slope, y)
-            case Tanh():
-                y = self.chains.dense_tanh_forward(x, weight, bias, y)
-            case Sigmoid():
-                y = self.chains.dense_sigmoid_forward(x, weight, bias, y)
-        return y, StageCache(x, y)
+        # G step: make the updated D say "real". The gradient goes through D and tanh down to G's last z.
+        self._forward_d(self.pass_g)
+        self._backward_d(self.pass_g, None)
+        k.backward_tanh(self.pass_g.dz[0], self.d[0], self.pass_g.x, self.g_dz[-1])
+        for index in reversed(range(len(self.g))):
+            x = (self.g_y[index - 1] if index else self.latent)[rows:]
+            if index:
+                k.backward_leaky_relu(self.g_dz[index], self.g[index], x, slope, self.g_dz[index - 1])
+            self._update(index, x, self.g_dz[index], self.parameters_g)
+        k.finish(self)
 
-    def backward(
-        self,
-        dy: Array,
-        cache: StageCache,
-        need_dx: bool = True,
-        need_params: bool = True,
-        out: BackwardRoom | None = None,
-    ) -> Array | None:
-        dz, dx = out or (None, None)
-        dense = self.dense
-        dbias = dense.dbias if need_params else None
-        match self.activation:
-            case LeakyReLU() if cache.slopes is not None:
-                dz = self.chains.dense_leaky_relu_dropout_backward(dy, cache.slopes, dbias, dz)
-            case LeakyReLU(slope=slope):
-                dz = self.chains.dense_leaky_relu_backward(dy, cache.y, slope, dbias, dz)
-            case Tanh():
-                dz = self.chains.dense_tanh_backward(dy, cache.y, dbias, dz)
-            case Sigmoid():
-                dz = self.chains.dense_sigmoid_backward(dy, cache.y, dbias, dz)
-        if need_params:
-            self.chains.matmul(cache.x.T, dz, dense.dweight)
-        return self.chains.dense_backward_dx(dz, dense.weight, dx) if need_dx else None
+    def tensors(self) -> Iterator[tuple[str, str, Array]]:
+        """Net, name and array of everything that an iteration computes, in its order."""
+        yield "generator", "noise", self.latent
+        for index, y in enumerate(self.g_y):
+            yield "generator", f"output of {_name(2 * index)}", y
+        yield "discriminator", "images", self.images
+        yield from self._tensors_d(self.pass_d, "")
+        yield from _gradients("discriminator", 3, self.parameters_d)
+        yield from self._tensors_d(self.pass_g, " (G step)")
+        for index, dz in reversed(list(enumerate(self.g_dz))):
+            yield "generator", f"gradient before the activation of {_name(2 * index)}", dz
+        yield from _gradients("generator", 2, self.parameters_g)
+
+    def _forward_d(self, p: Pass) -> None:
+        """Hidden layers, then the head: the output, its loss's gradient, and dz of the last hidden layer."""
+        k, slope, x = self.kernels, self.config.leaky_slope, p.x
+        for index, (layer, y) in enumerate(zip(self.d[:-1], p.y, strict=True)):
+            if p.draws:
+                k.forward_dropout(x, layer, slope, p.draws[index], y, p.dydz[index])
+            else:
+                k.forward_leaky_relu(x, layer, slope, y)
+            x = y
+        k.head(p, self.d[-1], slope, self.logits)
+
+    def _backward_d(self, p: Pass, parameters: list[Parameters] | None) -> None:
+        """From dz of the last hidden layer to dz of the first, and the update of the parameters, if given."""
+        k = self.kernels
+        if parameters:
+            self._update(len(self.d) - 1, p.y[-1], p.output_dz, parameters)
+        for index in reversed(range(len(self.d) - 1)):
+            layer, dz = self.d[index], p.dz[index]
+            if index and p.draws:
+                k.backward_dydz(dz, layer, p.dydz[index - 1], p.dz[index - 1])
+            elif index:
+                k.backward_leaky_relu(dz, layer, p.y[index - 1], self.config.leaky_slope, p.dz[index - 1])
+            if parameters:
+                self._update(index, p.y[index - 1] if index else p.x, dz, parameters)
+
+    def _update(self, index: int, x: Array, dz: Array, parameters: list[Parameters]) -> None:
+        """After the product that reads the layer's weight: on the side stream, beside the next product; the first layer's last."""
+        with self.kernels.side_stream() if index else nullcontext():
+            self.kernels.update(x, dz, parameters[index], self.resident.step)
+        if index == 0:
+            self.kernels.join()
+
+    def _pass(self, x: Array, forward_pass: int | None) -> Pass:
+        rows = len(x)
+        on = [] if forward_pass is None else self._dropout
+        draws = [Draw(each, each.draw_site(forward_pass or 0), self.config.seed, self.resident.step) for each in on]
+
+        def hidden() -> list[Array]:
+            return [self.kernels.empty(rows, layer.out_features) for layer in self.d[:-1]]
+
+        def column() -> Array:
+            return self._xp.empty((rows, 1), self._dtype)
+
+        return Pass(x, column(), draws, hidden(), hidden() if draws else [], hidden(), column(), column())
+
+    def _parameters(self, net: Sequential, optimizer: Adam, constants: Array) -> tuple[list[Parameters], Array]:
+        """Of each Dense layer, and the parts of Σ gradient² of all of them."""
+        counts = [self.kernels.partial_sums(layer) for layer in _dense(net)]
+        squares = self._xp.zeros(sum(counts), self._dtype)
+        found: list[Parameters] = []
+        start = part = 0
+        for layer, count in zip(_dense(net), counts, strict=True):
+            own = slice(start, start + layer.weight.size + layer.bias.size)
+            vectors = net.gradients[own], net.parameters[own], optimizer.m[own], optimizer.v[own]
+            found.append(Parameters(layer, *vectors, optimizer, constants, squares[part : part + count]))
+            start, part = own.stop, part + count
+        return found, squares
+
+    def _tensors_d(self, p: Pass, where: str) -> Iterator[tuple[str, str, Array]]:
+        for index, y in enumerate([*p.y, p.output]):
+            yield "discriminator", f"output of {_name(3 * index)}{where}", y
+        for index, dz in reversed(list(enumerate([*p.dz, p.output_dz]))):
+            yield "discriminator", f"gradient before the activation of {_name(3 * index)}{where}", dz
+
+
+def unsupported(state: TrainState) -> str | None:
+    """Why the schedule cannot train these networks, or None. It is written for the two of the tutorial, in any width."""
+    hidden_g: list[type[Layer]] = [Dense, LeakyReLU]
+    hidden_d: list[type[Layer]] = [Dense, LeakyReLU, Dropout]
+    g, d = ([type(layer) for layer in net.layers] for net in (state.generator, state.discriminator))
+    if g != [*hidden_g * (len(g) // 2 - 1), Dense, Tanh] or d not in (
+        [*hidden_d * (len(d) // 3), Dense],
+        [*hidden_d * (len(d) // 3), Dense, Sigmoid],
+    ):
+        return "only the tutorial's layers have fused kernels"
+    if not state.optimizer_d.step == state.optimizer_g.step == state.step:
+        return "fused kernels update both networks once in every iteration"
+    return None
+
+
+def _dense(net: Sequential) -> list[Dense]:
+    return [layer for layer in net.layers if isinstance(layer, Dense)]
+
+
+def _name(index: int) -> str:
+    return f"layer {index} (Dense)"
+
+
+def _gradients(net: str, stride: int, parameters: list[Parameters]) -> Iterator[tuple[str, str, Array]]:
+    """``stride``: layers of the network for each Dense layer."""
+    for index, p in reversed(list(enumerate(parameters))):
+        yield net, f"gradient of {stride * index}.bias", p.layer.dbias
+        yield net, f"gradient of {stride * index}.weight", p.layer.dweight

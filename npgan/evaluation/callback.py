@@ -12,8 +12,8 @@ from npgan.data.mnist import load_dataset
 from npgan.evaluation.figures import Figures, Judge
 from npgan.evaluation.picture import HISTORY_FILE, read_history, save_curves
 from npgan.evaluation.sources import from_generator
-from npgan.runs.folder import RunFolder, write_text
 from npgan.gan import TrainState
+from npgan.runs.folder import RunFolder, write_text
 
 SAMPLES = 10_000
 PICTURE = "evaluation-curves.png"

@@ -12,20 +12,19 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from npgan.nn import ops
-from npgan.nn import philox as random
-from npgan.backend import Backend, to_numpy
+from npgan.backend import Array, Backend, to_numpy
 from npgan.data.mnist import Dataset, batch_bounds, cache_folder, iterations_per_epoch, scale_pixels
 from npgan.files import replacing
+from npgan.nn import ops
+from npgan.nn import philox as random
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
 from npgan.nn.network import IMAGE_PIXELS, Sequential
 from npgan.nn.optim import Adam
 
-Array = Any  # numpy.ndarray or cupy.ndarray
 Report = Callable[[str], None]
 
 CLASSES = 10

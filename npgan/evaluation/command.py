@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from npgan.backend import Backend, select, to_numpy
-from npgan.runs.checkpoint import Checkpoint, restore
+from npgan.backend import Array, Backend, select, to_numpy
 from npgan.data.mnist import Dataset, fingerprint, first_images, iterations_per_epoch, load_dataset
 from npgan.errors import InputError
 from npgan.evaluation.classifier import cached
@@ -19,11 +17,11 @@ from npgan.evaluation.figures import RECIPE, Judge, check_sample_count
 from npgan.evaluation.picture import save_picture
 from npgan.evaluation.report import Facts, Row, Steps, tables, warnings, write_json
 from npgan.evaluation.sources import KMEANS_ITERATIONS, from_generator, kmeans_centres, noise_images, which_real
-from npgan.nn.network import Sequential
-from npgan.runs.folder import RunFolder
 from npgan.gan import new_state
+from npgan.nn.network import Sequential
+from npgan.runs.checkpoint import Checkpoint, restore
+from npgan.runs.folder import RunFolder
 
-Array = Any  # numpy.ndarray or cupy.ndarray
 Source = Callable[[int], tuple[Array, np.ndarray | None]]  # seed → images, and where they lie among the training images
 
 

@@ -6,11 +6,10 @@ Letters: N queries, M points, F numbers each (784 pixels, or a classifier's feat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-Array = Any  # numpy.ndarray or cupy.ndarray
+from npgan.backend import Array
 
 BLOCK_BYTES = 1 << 26  # 64 MB of distances: at 10,000 points 1,677 queries at a time
 

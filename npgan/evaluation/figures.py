@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.backend import Backend, to_numpy
+from npgan.backend import Array, Backend, to_numpy
 from npgan.data.mnist import Dataset
 from npgan.errors import InputError
 from npgan.evaluation.classifier import CLASSES, FEATURES, Classifier, Recipe, get_classifier
@@ -25,7 +25,6 @@ from npgan.evaluation.metrics import (
 )
 from npgan.evaluation.parzen import VALIDATION_IMAGES, Parzen, parzen
 
-Array = Any  # numpy.ndarray or cupy.ndarray
 Report = Callable[[str], None]
 
 RECIPE = Recipe()

@@ -6,13 +6,11 @@ Letters: N images of the set, M real ones, F features, K classes.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgan.evaluation.distances import any_within, radii
-
-Array = Any  # numpy.ndarray
 
 NEIGHBOURS = 3  # Kynkäänniemi et al. 2019 take the third nearest neighbour
 SURE = 0.95  # from this probability on the classifier counts as sure
@@ -21,11 +19,11 @@ SURE = 0.95  # from this probability on the classifier counts as sure
 class Moments(NamedTuple):
     """The Gaussian that the Fréchet distance takes a set of features for. Shapes: mean (F,), covariance (F, F)."""
 
-    mean: Array
-    covariance: Array
+    mean: np.ndarray
+    covariance: np.ndarray
 
 
-def moments(features: Array) -> Moments:
+def moments(features: np.ndarray) -> Moments:
     """Shapes: features (N, F), N > F, for with fewer the covariance has no full rank: ValueError. In float64."""
     n, f = features.shape
     if n <= f:
@@ -59,7 +57,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(
-    features: Array, real: Array, real_radii: Array | None = None, k: int = NEIGHBOURS
+    features: np.ndarray, real: np.ndarray, real_radii: np.ndarray | None = None, k: int = NEIGHBOURS
 ) -> PrecisionRecall:
     """Kynkäänniemi et al. 2019. Shapes: features (N, F), real (M, F), both longer than k: ValueError.
 
@@ -83,7 +81,7 @@ class Classes(NamedTuple):
     score: float  # exp of the mean KL(p(y|x) ‖ p(y)), as the Inception score of Salimans et al. 2016: from 1 to 10
 
 
-def classes(probabilities: Array) -> Classes:
+def classes(probabilities: np.ndarray) -> Classes:
     """Shapes: probabilities (N, K), rows that sum to 1."""
     p = probabilities.astype(np.float64)
     k = p.shape[1]
@@ -99,7 +97,7 @@ def classes(probabilities: Array) -> Classes:
     )
 
 
-def _entropy(p: Array) -> float:
+def _entropy(p: np.ndarray) -> float:
     p = p[p > 0]
     return float(-(p * np.log(p)).sum()) + 0.0  # + 0.0: no −0
 
@@ -112,6 +110,6 @@ class Memory(NamedTuple):
     closest_1_percent: float  # the 1st percentile
 
 
-def memory(distances: Array) -> Memory:
+def memory(distances: np.ndarray) -> Memory:
     """Shapes: distances (N,), each to the nearest training image."""
     return Memory(float(np.median(distances)), float(distances.min()), float(np.percentile(distances, 1)))

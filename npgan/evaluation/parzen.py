@@ -10,14 +10,12 @@ k-means centres beat real images. It is here because it can be compared with wha
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from npgan.backend import to_numpy
+from npgan.backend import Array, to_numpy
 from npgan.evaluation.distances import squared_distances
-
-Array = Any  # numpy.ndarray or cupy.ndarray
 
 SIGMAS = tuple(float(sigma) for sigma in np.logspace(-1, 0, 10))
 VALIDATION_IMAGES = 1000

@@ -13,8 +13,6 @@ from npgan.evaluation.figures import Details
 from npgan.files import replacing
 from npgan.runs.folder import RunFolder
 
-Array = Any  # numpy.ndarray
-
 HISTORY_FILE = "evaluation.jsonl"  # one object for every evaluation while training
 
 _SIDE, _GAP, _SCALE = 28, 2, 2
@@ -34,7 +32,7 @@ class Curve(NamedTuple):
     y: Sequence[float]
 
 
-def save_picture(path: Path, images: Array, details: Details, train: Array, run: RunFolder) -> None:
+def save_picture(path: Path, images: np.ndarray, details: Details, train: np.ndarray, run: RunFolder) -> None:
     """Shapes: images (N, 784) and train (M, 784) in [0, 1]. Each row of the picture is one class, as the classifier sees it."""
     by_class = [np.flatnonzero(details.label == k)[:_SAMPLES] for k in range(10)]
     samples = [[images[i] for i in members] for members in by_class]
@@ -94,7 +92,7 @@ def read_history(run: RunFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
 
 
-def _tiles(rows: list[list[Array]], columns: int, pair: bool) -> Array:
+def _tiles(rows: list[list[np.ndarray]], columns: int, pair: bool) -> np.ndarray:
     """Images (784,) in [0, 1] as one picture, uint8. ``pair``: the second of every two lies close to the first."""
     lefts = [index * (_SIDE + _GAP) + (index // 2 * 2 * _GAP if pair else 0) for index in range(columns)]
     pitch = _SIDE + _GAP
@@ -159,7 +157,7 @@ def _sheet(width: int, height: int) -> tuple[Any, Any, Any]:
     return sheet, ImageDraw.Draw(sheet), ImageFont.load_default(14)
 
 
-def _image(tiles: Array) -> Any:
+def _image(tiles: np.ndarray) -> Any:
     from PIL import Image
 
     return Image.fromarray(tiles)

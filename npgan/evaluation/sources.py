@@ -6,17 +6,14 @@ Each gives n images (n, 784) in [0, 1], float32, on the backend; the same seed g
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from npgan.nn import philox as random
-from npgan.backend import Backend, array_module, to_numpy
+from npgan.backend import Array, Backend, array_module, to_numpy
 from npgan.evaluation.distances import squared_distances
-from npgan.nn.network import IMAGE_PIXELS, Sequential
 from npgan.gan import sample
-
-Array = Any  # numpy.ndarray or cupy.ndarray
+from npgan.nn import philox as random
+from npgan.nn.network import IMAGE_PIXELS, Sequential
 
 KMEANS_ITERATIONS = 5  # of Lloyd's: on MNIST a sixth one moves the log-likelihood by less than a nat
 _ROWS = 1000

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npgan.backend import array_module, to_numpy
+from npgan.backend import Array, array_module, to_numpy
 from npgan.gradcheck.hints import Factor, Hint, find_hint, locate
 from npgan.gradcheck.methods import (
     CENTRAL,
@@ -24,8 +24,6 @@ from npgan.gradcheck.methods import (
 )
 from npgan.gradcheck.source import Source, read_source, resolve
 from npgan.gradcheck.trace import first_non_finite
-
-Array = Any  # numpy.ndarray or cupy.ndarray
 
 FORMULA = "formula"
 ALL_PARAMETERS = "all parameters"

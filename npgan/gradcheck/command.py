@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from npgan import backend
 from npgan import engines as kernels
 from npgan.backend import Backend
+from npgan.engines import REFERENCE
 from npgan.errors import InputError
 from npgan.gradcheck.gallery import BUGS, Finding, difference, find_planted
 from npgan.gradcheck.report import Report, explain, print_report
 from npgan.gradcheck.suite import run_levels
-from npgan.engines import REFERENCE
 
 if TYPE_CHECKING:
     from rich.console import Console

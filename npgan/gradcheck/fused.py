@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from npgan import gan as training
+from npgan.backend import Array
 from npgan.config import TrainConfig
+from npgan.engines import REFERENCE, Kernels
 from npgan.gradcheck.check import ULP, FormulaCheck
 from npgan.gradcheck.maths import ADAM, RATE, SLOPE, adam_formula
 from npgan.gradcheck.nets import random_key, randomised
-from npgan.engines import REFERENCE, Kernels
 from npgan.nn.layers import Dense, Dropout, LeakyReLU, Sigmoid, Tanh
 from npgan.nn.network import IMAGE_PIXELS, Sequential
-
-Array = Any  # numpy.ndarray or cupy.ndarray
 
 TOLERANCE = 256 * ULP  # √784, the longest sum, is 28; several such sums follow one another
 

@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from npgan.backend import array_module, to_numpy
+from npgan.backend import Array, array_module, to_numpy
 from npgan.gradcheck.check import Check, Result, compare_gradients
 from npgan.gradcheck.hints import Hint, rows_factors
 from npgan.gradcheck.maths import bind_function
 from npgan.gradcheck.methods import CENTRAL, COMPLEX, METHODS, Bind
 from npgan.gradcheck.report import Report
 from npgan.gradcheck.source import read_source
-
-Array = Any  # numpy.ndarray or cupy.ndarray
 
 
 def check_gradients(

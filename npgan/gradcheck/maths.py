@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from npgan.nn import layers
-from npgan.nn import losses
-from npgan.nn import ops
-from npgan.nn import optim
+from npgan.backend import Array
 from npgan.gradcheck.check import Check, FormulaCheck
 from npgan.gradcheck.hints import JUNK, Factor, Hint, rows_factors
 from npgan.gradcheck.methods import Bind, Bound
+from npgan.nn import layers, losses, ops, optim
 from npgan.nn.layers import DropoutKey
 
-Array = Any  # numpy.ndarray or cupy.ndarray
 Function = Callable[..., Any]
 
 N, I, O = 7, 4, 3  # noqa: E741 - the letters of ops.py. All different, so that a wrong axis shows

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = Any  # numpy.ndarray or cupy.ndarray
+from npgan.backend import Array
 
 COMPLEX, CENTRAL = "complex step", "central difference"
 METHODS = (COMPLEX, CENTRAL)

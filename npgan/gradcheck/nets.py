@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.nn import network as networks
 from npgan import gan as training
+from npgan.backend import Array
 from npgan.config import TrainConfig
 from npgan.data.mnist import scale_pixels
 from npgan.gradcheck.check import Check, FormulaCheck
 from npgan.gradcheck.hints import JUNK, Factor, Hint, rows_factors
 from npgan.gradcheck.maths import RATE, SLOPE, adam_factors, adam_formula
 from npgan.gradcheck.methods import Bind, Bound
+from npgan.nn import network as networks
 from npgan.nn.layers import Dense, Dropout, DropoutKey, LeakyReLU, Sigmoid, Tanh
 from npgan.nn.losses import Loss
 from npgan.nn.network import IMAGE_PIXELS, Sequential
 from npgan.nn.optim import Adam
 
-Array = Any  # numpy.ndarray or cupy.ndarray
 Make = Callable[[Any], Sequential]  # dtype → a network with all parameters 0
 
 TOLERANCE = 1e-10

@@ -9,11 +9,11 @@ from itertools import chain
 import numpy as np
 
 from npgan.backend import Backend
+from npgan.engines import REFERENCE, Kernels
 from npgan.gradcheck.check import Check, FormulaCheck, Result, run_check
 from npgan.gradcheck.fused import fused_checks
 from npgan.gradcheck.maths import adam_op_checks, layer_checks, loss_checks, op_checks, optimiser_checks
 from npgan.gradcheck.nets import network_checks, step_checks, train_step_checks
-from npgan.engines import REFERENCE, Kernels
 
 LEVELS = ("op", "layer", "loss", "network", "Adam", "step", "train_step", "kernels")
 

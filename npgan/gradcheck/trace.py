@@ -9,10 +9,8 @@ from unittest import mock
 
 import numpy as np
 
-from npgan.nn import ops
 from npgan.backend import to_numpy
-
-Array = Any  # numpy.ndarray or cupy.ndarray
+from npgan.nn import ops
 
 
 def first_non_finite(run: Callable[[], Any]) -> str:

@@ -7,7 +7,7 @@ a page.
 from __future__ import annotations
 
 from npgan.inspector.proof import Verdict, prove
-from npgan.inspector.trace import Op, StepTrace, TensorUpdate, inspect_step
 from npgan.inspector.toy import toy_sections
+from npgan.inspector.trace import Op, StepTrace, TensorUpdate, inspect_step
 
 __all__ = ["Op", "StepTrace", "TensorUpdate", "Verdict", "inspect_step", "prove", "toy_sections"]

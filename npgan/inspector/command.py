@@ -12,6 +12,7 @@ from npgan.backend import select
 from npgan.config import TrainConfig
 from npgan.data.mnist import load_dataset
 from npgan.errors import InputError
+from npgan.gan import new_state
 from npgan.inspector.history import (
     RunHistory,
     charts,
@@ -25,10 +26,9 @@ from npgan.inspector.history import (
 from npgan.inspector.over_time import comparison_table, print_charts
 from npgan.inspector.page import Comparison, page
 from npgan.inspector.proof import prove
-from npgan.inspector.trace import StepTrace, inspect_step
 from npgan.inspector.terminal import print_step, print_toy
+from npgan.inspector.trace import StepTrace, inspect_step
 from npgan.runs.folder import RunFolder
-from npgan.gan import new_state
 
 
 class _Inspected(NamedTuple):

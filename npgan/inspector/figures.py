@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgan.gradcheck.source import Source, read_source, resolve
-
-Array = Any  # numpy.ndarray
 
 SATURATED = 0.99  # |tanh| from here on, or a sigmoid as far from ½ in either direction
 
@@ -45,14 +43,14 @@ class Stats(NamedTuple):
     norm: float
 
 
-def statistics(array: Array) -> Stats:
+def statistics(array: np.ndarray) -> Stats:
     values = np.asarray(array, dtype=np.float64).reshape(-1)
     mean, square = float(values.mean()), float(values @ values)
     std = max(square / values.size - mean * mean, 0.0) ** 0.5
     return Stats(mean, std, float(values.min()), float(values.max()), square**0.5)
 
 
-def flops(name: str, tensors: dict[str, Array]) -> int:
+def flops(name: str, tensors: dict[str, np.ndarray]) -> int:
     """Floating-point operations of ``ops.<name>``. A matrix product (N, I)·(I, O) is 2·N·I·O: a × and a + for each term."""
     if name == "dense_forward":
         (n, i), o = tensors["x"].shape, tensors["y"].shape[1]
@@ -69,7 +67,7 @@ def flops(name: str, tensors: dict[str, Array]) -> int:
     return _PER_ELEMENT[name] * int(first.size)
 
 
-def moved_bytes(tensors: dict[str, Array]) -> int:
+def moved_bytes(tensors: dict[str, np.ndarray]) -> int:
     """The least a memory has to move: every tensor read or written once."""
     return sum(int(array.nbytes) for array in tensors.values())
 
@@ -100,7 +98,7 @@ def quantity(count: float) -> str:
     raise AssertionError(count)
 
 
-def shape_text(array: Array) -> str:
+def shape_text(array: np.ndarray) -> str:
     return " × ".join(str(size) for size in array.shape) if array.shape else "scalar"
 
 

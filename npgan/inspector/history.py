@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.nn import philox as random
 from npgan.backend import select
-from npgan.runs.checkpoint import Checkpoint, load, restore
 from npgan.config import TrainConfig
 from npgan.data.mnist import batch_bounds, first_images, iterations_per_epoch, load_dataset
 from npgan.errors import InputError
 from npgan.inspector.trace import StepTrace, inspect_step
+from npgan.nn import philox as random
+from npgan.runs.checkpoint import Checkpoint, load, restore
 from npgan.runs.folder import RunFolder
-
-Array = Any  # numpy.ndarray
 
 MOST_CHECKPOINTS = 5  # taken apart; evenly spaced over the run
 _CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
@@ -51,7 +49,7 @@ class Chart(NamedTuple):
     logarithmic: bool = False
 
 
-def next_batch(images: Array, config: TrainConfig, step: int) -> Array:
+def next_batch(images: np.ndarray, config: TrainConfig, step: int) -> np.ndarray:
     """The pixels (b, 784) that iteration ``step``, counted from 0, trains on: as in ``training.iterate``."""
     count = len(images)
     epoch, iteration = divmod(step, iterations_per_epoch(count, config.batch_size))
@@ -75,20 +73,20 @@ def checkpoint_at(run: RunFolder, step: int | None) -> Checkpoint:
     return load(files[step])
 
 
-def images_of(checkpoint: Checkpoint, data_dir: Path | None) -> Array:
+def images_of(checkpoint: Checkpoint, data_dir: Path | None) -> np.ndarray:
     """The run's training images (M, 784) uint8. ``data_dir``: None for the folder that the run recorded."""
     recorded = checkpoint.runtime.get("data_dir")
     folder = data_dir or (Path(recorded) if recorded else None)
     return first_images(load_dataset(checkpoint.config.dataset, folder), checkpoint.config.train_images).images
 
 
-def step_of(checkpoint: Checkpoint, images: Array) -> StepTrace:
+def step_of(checkpoint: Checkpoint, images: np.ndarray) -> StepTrace:
     """The step that comes next after the checkpoint."""
     state = restore(checkpoint, select("numpy"))
     return inspect_step(state, next_batch(images, checkpoint.config, checkpoint.step), checkpoint.config)
 
 
-def history_of(run: RunFolder, images: Array, at: Checkpoint, trace: StepTrace) -> RunHistory:
+def history_of(run: RunFolder, images: np.ndarray, at: Checkpoint, trace: StepTrace) -> RunHistory:
     """Everything over time. ``trace``: the step after ``at``, which need not be computed again."""
     files = checkpoint_files(run)
     steps = list(files)

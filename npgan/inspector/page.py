@@ -6,14 +6,13 @@ import re
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgan.inspector.figures import number, quantity, shape_text
 from npgan.inspector.history import Chart, RunHistory, Snapshot, charts, comparison, joined
 from npgan.inspector.proof import METHOD, Verdict
-from npgan.inspector.trace import Op, StepTrace
 from npgan.inspector.style import SCRIPT, STYLE
 from npgan.inspector.svg import Curve, bars, curves, grey_pixels, picture
 from npgan.inspector.terminal import (
@@ -27,8 +26,7 @@ from npgan.inspector.terminal import (
     work_text,
 )
 from npgan.inspector.toy import TOY_INTRODUCTION, check_toy, matrix_lines, toy_sections, verdict_text
-
-Array = Any  # numpy.ndarray
+from npgan.inspector.trace import Op, StepTrace
 
 _PAIRS = 8
 _SYMBOL = re.compile(r"(?P<base>[A-Za-zα-ω]+)_(?P<sub>[A-Za-z0-9]+(?:,[A-Za-z0-9]+)*)|(?P<name>[A-Za-zα-ω]+)")

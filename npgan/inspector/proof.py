@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgan import backend
+from npgan.gan import PASS_D, PASS_G, draw_latent, loss_of
 from npgan.gradcheck import COMPLEX, Result
 from npgan.gradcheck.methods import Bound, along_direction, random_direction
 from npgan.gradcheck.suite import run_levels
 from npgan.inspector.trace import StepTrace, copied_network
 from npgan.nn.layers import DropoutKey, LeakyReLU, Maxout, ReLU
 from npgan.nn.network import Sequential
-from npgan.gan import PASS_D, PASS_G, draw_latent, loss_of
-
-Array = Any  # numpy.ndarray
 
 METHOD = (
     "How this is known: each operation's backward is compared with the complex step in float64, element by element; this "
@@ -65,7 +63,7 @@ def step_verdicts(trace: StepTrace) -> dict[str, Verdict]:
     key = DropoutKey(config.seed, trace.before.step, PASS_D)
     images = trace.images.astype(np.float64)
 
-    def loss_d() -> tuple[Array, list[Array]]:
+    def loss_d() -> tuple[np.ndarray, list[np.ndarray]]:
         output, kinks = _forward(d, images, key)
         return loss.forward(output, target), kinks
 
@@ -77,7 +75,7 @@ def step_verdicts(trace: StepTrace) -> dict[str, Verdict]:
     samples = trace.samples.astype(np.complex128)
     ones = np.ones((len(samples), 1))
 
-    def loss_of_images(images: Array, kinks: list[Array]) -> tuple[Array, list[Array]]:
+    def loss_of_images(images: np.ndarray, kinks: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         output, d_kinks = _forward(frozen, images, key_g)
         return loss.forward(output, ones), [*kinks, *d_kinks]
 
@@ -89,7 +87,7 @@ def step_verdicts(trace: StepTrace) -> dict[str, Verdict]:
     return verdicts | _directions("", {"samples": trace.dsamples}, pixels, rng)
 
 
-def _directions(net: str, gradients: dict[str, Array], bound: Bound, rng: np.random.Generator) -> dict[str, Verdict]:
+def _directions(net: str, gradients: dict[str, np.ndarray], bound: Bound, rng: np.random.Generator) -> dict[str, Verdict]:
     verdicts = {}
     for name, tensor in bound.work.items():
         full_name = f"{net}.{name}" if net else name
@@ -104,7 +102,7 @@ def _directions(net: str, gradients: dict[str, Array], bound: Bound, rng: np.ran
     return verdicts
 
 
-def _forward(network: Sequential, x: Array, dropout: DropoutKey | None) -> tuple[Array, list[Array]]:
+def _forward(network: Sequential, x: np.ndarray, dropout: DropoutKey | None) -> tuple[np.ndarray, list[np.ndarray]]:
     """The output, and what the branches go by."""
     y, caches = network.forward(x, dropout)
     branching: tuple[type, ...] = (LeakyReLU, ReLU, Maxout)

@@ -7,13 +7,11 @@ import io
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgan.inspector.figures import number, round_ticks
-
-Array = Any  # numpy.ndarray
 
 _WIDTH, _HEIGHT = 480, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 12, 34
@@ -94,7 +92,7 @@ def bars(title: str, values: Sequence[tuple[str, str, float]]) -> str:
     return f"<figure><figcaption>{escape(title)}</figcaption>{''.join(parts)}</svg></figure>"
 
 
-def picture(pixels: Array, label: str) -> str:
+def picture(pixels: np.ndarray, label: str) -> str:
     """One image. Shapes: pixels (28, 28) or (28, 28, 3) uint8."""
     from PIL import Image
 
@@ -105,6 +103,6 @@ def picture(pixels: Array, label: str) -> str:
     return f'<svg class="pixels" viewBox="0 0 28 28" role="img" aria-label="{escape(label)}">{image}</svg>'
 
 
-def grey_pixels(image: Array) -> Array:
+def grey_pixels(image: np.ndarray) -> np.ndarray:
     """Shapes: image (784,) in [−1, 1] → (28, 28) uint8."""
     return np.rint((np.clip(image, -1, 1).reshape(28, 28) + 1.0) * 127.5).astype(np.uint8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -16,10 +15,8 @@ from rich.text import Text
 
 from npgan.inspector.figures import number, quantity, shape_text
 from npgan.inspector.proof import METHOD, Verdict
-from npgan.inspector.trace import D_STEP, Op, StepTrace
 from npgan.inspector.toy import TOY_INTRODUCTION, check_toy, matrix_lines, toy_sections, verdict_text
-
-Array = Any  # numpy.ndarray
+from npgan.inspector.trace import D_STEP, Op, StepTrace
 
 WIDE = 120  # columns from which an operation's words stand beside its numbers
 _SIDE = 28
@@ -238,7 +235,7 @@ def gradient_path(trace: StepTrace) -> list[Op]:
     return [op for op in trace.ops if op.step != D_STEP and "dx" in op.tensors and op.name.startswith("ops.")]
 
 
-def pixel_picture(samples: Array, dsamples: Array, color: bool) -> Text:
+def pixel_picture(samples: np.ndarray, dsamples: np.ndarray, color: bool) -> Text:
     """Pairs of a sample and −∂L/∂pixels side by side. Shapes: both (N, 784)."""
     text = Text()
     for row in range(0, _SIDE, 2):

@@ -10,16 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.nn import ops
 from npgan.gradcheck import COMPLEX, Report, check_gradients
 from npgan.gradcheck.source import Source
 from npgan.inspector.figures import read_op
 from npgan.inspector.trace import copied_network
+from npgan.nn import ops
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
-
-Array = Any  # numpy.ndarray
 
 SLOPE, RATE, KEY = 0.2, 0.5, DropoutKey(seed=7, step=0, forward_pass=0)
 LR, BETA1, BETA2, EPSILON = 0.05, 0.9, 0.999, 1e-8
@@ -43,7 +41,7 @@ class ToySection(NamedTuple):
 
     title: str
     source: Source
-    matrices: dict[str, Array]
+    matrices: dict[str, np.ndarray]
     lines: list[str]
     note: str = ""
 
@@ -169,16 +167,16 @@ def check_toy() -> Report:
     target = np.array(TARGET).reshape(-1, 1)
     names = list(network.tensors)
 
-    def run(values: Iterable[Array], dtype: Any) -> tuple[Sequential, Array, list[Any]]:
+    def run(values: Iterable[np.ndarray], dtype: Any) -> tuple[Sequential, np.ndarray, list[Any]]:
         twin = copied_network(network, dtype)
         for name, value in zip(names, values, strict=True):
             twin.tensors[name][...] = value
         return twin, *twin.forward(np.array(X), KEY)
 
-    def loss(*values: Array) -> Array:
+    def loss(*values: np.ndarray) -> np.ndarray:
         return np.asarray(ops.binary_cross_entropy_forward(run(values, values[0].dtype)[1].reshape(-1, 1), target))
 
-    def gradients(dy: Array, *values: Array) -> tuple[Array, ...]:
+    def gradients(dy: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
         twin, p, caches = run(values, np.float64)
         dp = dy * ops.binary_cross_entropy_backward(p.reshape(-1, 1), target).reshape(p.shape)
         twin.backward(dp, caches)
@@ -215,7 +213,7 @@ def _adam_section(network: Sequential) -> ToySection:
     return _section("Update: Adam", "adam_update", after, lines, note)
 
 
-def _section(title: str, op: str, matrices: dict[str, Array], lines: list[str], note: str = "") -> ToySection:
+def _section(title: str, op: str, matrices: dict[str, np.ndarray], lines: list[str], note: str = "") -> ToySection:
     """The last matrix is the result: its name goes before lines that have none."""
     name = next(reversed(matrices))
     named = [f"{name}{line}" if line.startswith("[") else line for line in lines]
@@ -225,11 +223,11 @@ def _section(title: str, op: str, matrices: dict[str, Array], lines: list[str], 
     return ToySection(title, read_op(f"ops.{op}"), {key: array.copy() for key, array in matrices.items()}, named, note)
 
 
-def _each(result: Array, term: Callable[[tuple[int, ...]], str]) -> list[str]:
+def _each(result: np.ndarray, term: Callable[[tuple[int, ...]], str]) -> list[str]:
     return [f"{_index(index)} = {term(index)} = {_n(value, bare=True)}" for index, value in _elements(result)]
 
 
-def _dense(y: Array, x: Array, weight: Array, bias: Array) -> list[str]:
+def _dense(y: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> list[str]:
     def term(index: tuple[int, ...]) -> str:
         n, o = index
         products = [f"{_n(x[n, i])}·{_n(weight[i, o])}" for i in range(x.shape[1])]
@@ -238,15 +236,15 @@ def _dense(y: Array, x: Array, weight: Array, bias: Array) -> list[str]:
     return _each(y, term)
 
 
-def _weight_lines(dweight: Array, x: Array, dy: Array) -> list[str]:
+def _weight_lines(dweight: np.ndarray, x: np.ndarray, dy: np.ndarray) -> list[str]:
     return _each(dweight, lambda at: " + ".join(f"{_n(x[n, at[0]])}·{_n(dy[n, at[1]])}" for n in range(len(x))))
 
 
-def _bias_lines(dbias: Array, dy: Array) -> list[str]:
+def _bias_lines(dbias: np.ndarray, dy: np.ndarray) -> list[str]:
     return _each(dbias, lambda at: " + ".join(_n(row[at[0]]) for row in dy))
 
 
-def _input_lines(dx: Array, dy: Array, weight: Array) -> list[str]:
+def _input_lines(dx: np.ndarray, dy: np.ndarray, weight: np.ndarray) -> list[str]:
     return _each(dx, lambda at: " + ".join(f"{_n(dy[at[0], o])}·{_n(weight[at[1], o])}" for o in range(dy.shape[1])))
 
 
@@ -255,12 +253,12 @@ def _leaky(x: float, value: float) -> str:
     return f"{'1' if x > 0 else _n(SLOPE)}·{_n(value)}"
 
 
-def _loss_lines(loss: float, p: Array, target: Array) -> list[str]:
+def _loss_lines(loss: float, p: np.ndarray, target: np.ndarray) -> list[str]:
     terms = [f"log({_n(p[i])})" if t else f"log(1 − {_n(p[i])})" for i, t in _elements(target)]
     return [f"L = −({' + '.join(terms)})/4 = {_n(loss, bare=True)}"]
 
 
-def _elements(array: Array) -> Iterable[tuple[tuple[int, ...], float]]:
+def _elements(array: np.ndarray) -> Iterable[tuple[tuple[int, ...], float]]:
     return ((index, float(array[index])) for index in np.ndindex(array.shape))
 
 
@@ -276,7 +274,7 @@ def _n(value: float, bare: bool = False) -> str:
     return f"({text.replace('-', '−', 1)})"
 
 
-def matrix_lines(name: str, matrix: Array) -> list[str]:
+def matrix_lines(name: str, matrix: np.ndarray) -> list[str]:
     """A matrix in full, rows under rows."""
     rows = np.atleast_2d(matrix)
     cells = [[_n(value, bare=True) for value in row] for row in rows]

@@ -12,20 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.nn import layers as layer_types
 from npgan.backend import to_numpy
 from npgan.config import TrainConfig
 from npgan.data.mnist import scale_pixels
+from npgan.engines import REFERENCE
+from npgan.gan import PASS_D, PASS_G, TrainState, draw_latent, loss_of
 from npgan.gradcheck.source import Source
 from npgan.inspector.figures import SATURATED, Stats, flops, moved_bytes, read_op, reason, statistics
-from npgan.engines import REFERENCE
+from npgan.nn import layers as layer_types
 from npgan.nn.layers import Dense, Dropout, DropoutKey
 from npgan.nn.losses import BinaryCrossEntropy, Loss
 from npgan.nn.network import Sequential, take_rows
 from npgan.nn.optim import Adam, Optimiser
-from npgan.gan import PASS_D, PASS_G, TrainState, draw_latent, loss_of
-
-Array = Any  # numpy.ndarray
 
 D_STEP, G_STEP = "D step", "G step"
 
@@ -61,7 +59,7 @@ class Op:
     name: str  # "ops.dense_forward"
     source: Source
     why: str  # the docstring's reason
-    tensors: dict[str, Array]
+    tensors: dict[str, np.ndarray]
     flops: int
     bytes: int
     stats: dict[str, Stats]
@@ -96,15 +94,15 @@ class StepTrace:
     updates: list[TensorUpdate]
     loss_d: float
     loss_g: float
-    p_d: Array  # D's probabilities of the D step, real rows first
-    p_g: Array
-    images: Array
-    samples: Array  # G's images of the G step
-    dsamples: Array  # ∂L/∂samples, through D
+    p_d: np.ndarray  # D's probabilities of the D step, real rows first
+    p_g: np.ndarray
+    images: np.ndarray
+    samples: np.ndarray  # G's images of the G step
+    dsamples: np.ndarray  # ∂L/∂samples, through D
     before: TrainState  # copies
     middle: TrainState  # after D's update
     after: TrainState
-    gradients: dict[str, Array]  # "D.0.weight" → its gradient
+    gradients: dict[str, np.ndarray]  # "D.0.weight" → its gradient
 
     @property
     def accuracy(self) -> float:
@@ -113,7 +111,7 @@ class StepTrace:
         return float((np.sum(self.p_d[:b] > 0.5) + np.sum(self.p_d[b:] <= 0.5)) / len(self.p_d))
 
 
-def inspect_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepTrace:
+def inspect_step(state: TrainState, pixels: np.ndarray, config: TrainConfig) -> StepTrace:
     """The step that ``train_step`` would do next, done on copies: ``state`` is left as it is. Shapes: pixels (b, 784) uint8."""
     before, state = copied(state), copied(state)
     g, d = state.generator, state.discriminator
@@ -162,7 +160,7 @@ class _Walk:
     def __init__(self, trace: list[Op], step: str, net: str, network: Sequential) -> None:
         self.trace, self.step, self.net, self.network = trace, step, net, network
 
-    def forward(self, x: Array, dropout: DropoutKey | None) -> tuple[Array, list[Any]]:
+    def forward(self, x: np.ndarray, dropout: DropoutKey | None) -> tuple[np.ndarray, list[Any]]:
         caches = []
         for index, layer in enumerate(self.network.layers):
             y, cache = layer.forward(x, dropout)
@@ -177,7 +175,7 @@ class _Walk:
             x = y
         return x, caches
 
-    def loss(self, loss: Loss, output: Array, target: Array) -> tuple[float, Array]:
+    def loss(self, loss: Loss, output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
         """The loss and its gradient in the network's output."""
         logits = not isinstance(loss, BinaryCrossEntropy)
         name, letter = ("with_logits_", "z") if logits else ("", "p")
@@ -188,8 +186,8 @@ class _Walk:
         self._note("loss", "loss", f"{op}backward", {**given, f"d{letter}": doutput}, {})
         return float(value), doutput
 
-    def backward(self, dy: Array, caches: list[Any], need_dx: bool, need_params: bool) -> Array | None:
-        dx: Array | None = dy
+    def backward(self, dy: np.ndarray, caches: list[Any], need_dx: bool, need_params: bool) -> np.ndarray | None:
+        dx: np.ndarray | None = dy
         for index in reversed(range(len(self.network.layers))):
             layer, dy, where = self.network.layers[index], dx, self._where(index)
             wanted = need_dx or index > 0
@@ -240,7 +238,7 @@ class _Walk:
         )
         return f"{self.net}.{index} {type(layer).__name__}{shape}"
 
-    def _note(self, part: str, where: str, name: str, tensors: dict[str, Array], shares: dict[str, float]) -> None:
+    def _note(self, part: str, where: str, name: str, tensors: dict[str, np.ndarray], shares: dict[str, float]) -> None:
         op = name.rpartition(".")[2]
         off = name.startswith("layers.")  # dropout that is off hands its input on: no arithmetic
         cached, cached_why = _WHY_CACHED.get(op, ("", "")) if not off else ("", "")
@@ -295,16 +293,16 @@ def _op_of(layer: Any) -> str:
     return _OP_OF[type(layer)]
 
 
-def _parameters(layer: Any) -> dict[str, Array]:
+def _parameters(layer: Any) -> dict[str, np.ndarray]:
     """Copies: the layer's own tensors are about to be updated."""
     return {"weight": layer.weight.copy(), "bias": layer.bias.copy()} if isinstance(layer, Dense) else {}
 
 
-def _mask(cache: Any) -> dict[str, Array]:
+def _mask(cache: Any) -> dict[str, np.ndarray]:
     return {"mask": cache.mask} if getattr(cache, "mask", None) is not None else {}
 
 
-def _shares(layer: Any, tensors: dict[str, Array]) -> dict[str, float]:
+def _shares(layer: Any, tensors: dict[str, np.ndarray]) -> dict[str, float]:
     x, y = tensors["x"], tensors["y"]
     match layer:
         case layer_types.LeakyReLU() | layer_types.ReLU():

@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 
-Array = Any  # numpy.ndarray or cupy.ndarray
+from npgan.backend import Array
 
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # added to the key before each further round
 _ROUNDS = 10
 _LOW_32 = 0xFFFFFFFF
-_BLOCKS_AT_ONCE = 1 << 14  # keeps the temporaries in the L2 cache: 1.8 times faster than one pass over 57,000 blocks
 
 
 class Stream(IntEnum):
@@ -70,16 +69,10 @@ def random_words(seed: int, stream: Stream, step: int, site: int, count: int, xp
     _check_range("seed", seed, 1 << 64)
     for name, value in (("step", step), ("site", site), ("count", count)):
         _check_range(name, value, 1 << 32)
-    key = (seed & _LOW_32, seed >> 32)
-    blocks = -(-count // 4)
-    words = xp.empty((blocks, 4), dtype=xp.uint32)
-    for start in range(0, blocks, _BLOCKS_AT_ONCE):
-        stop = min(start + _BLOCKS_AT_ONCE, blocks)
-        c0 = xp.arange(start, stop, dtype=xp.uint64)
-        c1, c2, c3 = (xp.full(c0.shape, value, dtype=xp.uint64) for value in (step, site, int(stream)))
-        for lane, word in enumerate(philox4x32_10((c0, c1, c2, c3), key)):
-            words[start:stop, lane] = word
-    return words.reshape(-1)[:count]
+    c0 = xp.arange(-(-count // 4), dtype=xp.uint64)
+    c1, c2, c3 = (xp.full(c0.shape, value, dtype=xp.uint64) for value in (step, site, int(stream)))
+    words = philox4x32_10((c0, c1, c2, c3), (seed & _LOW_32, seed >> 32))
+    return xp.stack(words, axis=1).astype(xp.uint32).reshape(-1)[:count]
 
 
 def random_halfwords(seed: int, stream: Stream, step: int, site: int, count: int, xp: ModuleType = np) -> Array:
@@ -115,12 +108,11 @@ def normal(
     shape: tuple[int, ...],
     dtype: Any = np.float32,
     xp: ModuleType = np,
-    out: Array | None = None,
 ) -> Array:
     """Standard normal numbers by Box and Muller's transform (1958), in ``dtype`` arithmetic.
 
     Words 2j and 2j+1 become u = (word + ½)·2⁻³² each, and elements 2j and 2j+1 are √(−2·ln u₁)·(cos 2πu₂, sin 2πu₂).
-    Backends agree to rounding, float32 and float64 likewise. ``out``: optional array of shape ``shape`` to fill.
+    Backends agree to rounding, float32 and float64 likewise.
     """
     count = math.prod(shape)
     u = random_words(seed, stream, step, site, count + count % 2, xp).astype(dtype)
@@ -130,11 +122,7 @@ def normal(
     angle = (2.0 * math.pi) * u[1::2]
     u[0::2] = radius * xp.cos(angle)
     u[1::2] = radius * xp.sin(angle)
-    values = u[:count].reshape(shape)
-    if out is None:
-        return values
-    out[...] = values
-    return out
+    return u[:count].reshape(shape)
 
 
 def permutation(seed: int, epoch: int, count: int, xp: ModuleType = np) -> Array:

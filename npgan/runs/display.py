@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingDisplay", "heat_map", "loss_curves", "save_grid", "to_uint8"]
 
-Array = Any  # numpy.ndarray
-
 _UPDATE_SECONDS = 0.2  # between two redraws; one takes 0.9 ms, so the bar costs less than half a percent of the time
 _RATE_UPDATES = 50  # iterations/s is the mean over so many updates: the last ten seconds, or 50 slow iterations
 _EAGER_EPOCHS = 10  # plain mode: every one of the first epochs gets its line, ...
@@ -154,7 +152,7 @@ class TrainingDisplay:
             table.add_row(Text(self._encodable(name), style="cyan"), Text(self._encodable(value)))
         self._console.print(table)
 
-    def preview(self, images: Array, epoch: int, path: str | Path) -> None:
+    def preview(self, images: np.ndarray, epoch: int, path: str | Path) -> None:
         """The first four of ``images`` (N, 28, 28) or (N, 784) in [-1, 1]. ``path``: the file that shows them all."""
         if self._quiet:
             return

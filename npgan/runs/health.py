@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from npgan.backend import array_module
+from npgan.backend import Array, array_module
 from npgan.config import TrainConfig
 from npgan.engines.schedule import BackwardRoom, ForwardRoom, Stage
 from npgan.nn.layers import Dropout, Layer
 from npgan.nn.network import Buffers, Sequential
 from npgan.gan import StepMetrics, TrainState, Workspace
 
-Array = Any  # numpy.ndarray or cupy.ndarray
 Tensor = tuple[str, str, Array]  # net, name, array
 
 # A sign must last: on MNIST with the tutorial's settings D tells real from fake to 99.8 % in epoch 2 and recovers by itself.

@@ -15,8 +15,6 @@ import numpy as np
 
 from npgan.files import replacing
 
-Array = Any  # numpy.ndarray
-
 _SIDE = 28  # pixels; every image is _SIDE x _SIDE
 _GAP_GREY = 64  # between the images of a grid: neither ink (255) nor paper (0), so that their edges show
 _GAP_COLUMNS, _GAP_ROWS = 2, 1  # terminal cells between samples
@@ -25,7 +23,7 @@ _TICKS = 7  # labels under the curves
 _ASCII_FRAME = str.maketrans("┌┐└┘├┤┬┴┼─│", "+++++++++-|")
 
 
-def to_uint8(images: Array) -> Array:
+def to_uint8(images: np.ndarray) -> np.ndarray:
     """Images (N, 28, 28) or (N, 784) in [-1, 1] to uint8 (N, 28, 28): round(127.5·(x + 1)), clipped to 0 … 255.
 
     Raises ValueError when N is 0, the shape is another, or a value is not finite.
@@ -39,7 +37,7 @@ def to_uint8(images: Array) -> Array:
     return np.clip(levels, 0, 255).astype(np.uint8).reshape(-1, _SIDE, _SIDE)
 
 
-def save_grid(images: Array, path: str | Path, *, columns: int = 8, gap: int = 2, scale: int = 2) -> None:
+def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 8, gap: int = 2, scale: int = 2) -> None:
     """Write images (N, 28, 28) or (N, 784) in [-1, 1] as one grayscale PNG, row by row, ``columns`` to a row.
 
     ``gap``: grey pixels between and around the images. ``scale``: every pixel, gaps too, becomes scale x scale. Fewer
@@ -66,7 +64,7 @@ def save_grid(images: Array, path: str | Path, *, columns: int = 8, gap: int = 2
         Image.fromarray(grid).save(file, format="PNG")
 
 
-def heat_map(images: Array, *, width: int, color: bool) -> str:
+def heat_map(images: np.ndarray, *, width: int, color: bool) -> str:
     """Samples side by side for a terminal ``width`` cells wide: lines without a newline at the end.
 
     ``images``: (N, 28, 28) or (N, 784) in [-1, 1]. A cell is about twice as tall as wide, so a sample takes 28 columns
@@ -90,7 +88,7 @@ def heat_map(images: Array, *, width: int, color: bool) -> str:
     return str(canvas.string(colorless=not color)).rstrip("\n")
 
 
-def _draw_half_blocks(canvas: Any, left: int, top: int, image: Array) -> None:
+def _draw_half_blocks(canvas: Any, left: int, top: int, image: np.ndarray) -> None:
     """Each cell is an upper half block: its foreground is the upper pixel, its background the lower one."""
     import plotext
 
@@ -101,7 +99,7 @@ def _draw_half_blocks(canvas: Any, left: int, top: int, image: Array) -> None:
             canvas.insert(left + column, top + row, cell)
 
 
-def _draw_ramp(canvas: Any, left: int, top: int, image: Array) -> None:
+def _draw_ramp(canvas: Any, left: int, top: int, image: np.ndarray) -> None:
     """Each cell is a character as dense as the mean of its two pixels is bright."""
     levels = (image[0::2].astype(int) + image[1::2]) * len(_RAMP) // (2 * 256)
     canvas.insert(left, top, "\n".join("".join(_RAMP[level] for level in line) for line in levels))

@@ -7,7 +7,6 @@ than a processor take AVX2 for it: npgan then names the AVX-512 core. Intel's pr
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
@@ -24,12 +23,12 @@ _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS
 
 
 @dataclass(frozen=True)
-class Products:
-    """How this process's matrix products were set up."""
+class Blas:
+    """How NumPy's matrix products were set up in this process."""
 
-    threads: int
-    reason: str  # why this core
-    asked: bool = False  # for BLAS, by naming a core: then npgan's own products are left off
+    threads: int = 1
+    reason: str = ""  # why this core
+    asked: bool = False  # by naming a core: then npgan's own products are left off
 
     def describe(self) -> str:
         """For the run's header: what NumPy's products really run on."""
@@ -37,8 +36,12 @@ class Products:
         core = core_in_use()
         return f"OpenBLAS, {core} core ({self.reason}), {threads}" if core else f"not by OpenBLAS, {threads}"
 
+    def sums(self) -> str:
+        """What decides the order in which a product is summed, so its bytes."""
+        return f"{core_in_use()} x {self.threads}"
 
-def prepare(core: str = "auto", threads: int | None = None) -> Products:
+
+def prepare(core: str = "auto", threads: int | None = None) -> Blas:
     """Sets the environment that OpenBLAS reads. Call it before NumPy is imported; later it changes nothing.
 
     ``core``: auto, default (OpenBLAS chooses), or the name of one of OpenBLAS's cores. ``threads``: None for the cores that
@@ -46,22 +49,16 @@ def prepare(core: str = "auto", threads: int | None = None) -> Products:
     """
     if threads is not None and not 1 <= threads <= 1024:
         raise InputError(f"--threads must be from 1 to 1024, got {threads}")
-    return Products(_prepare_threads(threads), _prepare_core(core, _cpu_flags()), core != "auto")
+    return Blas(_prepare_threads(threads), _prepare_core(core, _cpu_flags()), core != "auto")
 
 
 def core_in_use() -> str:
     """The core that NumPy's OpenBLAS runs, such as "SkylakeX"; "" where NumPy has another BLAS or does not say."""
-    import numpy
+    import numpy  # noqa: F401 - loads its BLAS
+    from threadpoolctl import threadpool_info
 
-    root = Path(numpy.__file__).parent
-    for path in (*root.parent.glob("numpy.libs/*openblas*"), *root.glob(".dylibs/*openblas*")):
-        library = ctypes.CDLL(str(path))  # loaded already, so this only finds it
-        for name in ("scipy_openblas_get_corename64_", "scipy_openblas_get_corename", "openblas_get_corename"):
-            if hasattr(library, name):
-                function = getattr(library, name)
-                function.restype = ctypes.c_char_p
-                return str(function().decode())
-    return ""
+    found = (library for library in threadpool_info() if library["internal_api"] == "openblas")
+    return next((str(library["architecture"]) for library in found), "")
 
 
 def available_cores() -> int:

@@ -27,8 +27,6 @@ from numba.extending import intrinsic
 
 from npgan.engines.cpu.jit import compiled, shared
 
-Array = Any  # numpy.ndarray
-
 _LANES = 16  # float32 in an AVX-512 register
 _ROWS = 8
 _TILE = 2 * _LANES  # columns
@@ -37,19 +35,10 @@ _BLOCK = 128  # columns of B that all rows of A meet before the next: 512 KB at 
 
 _intrinsic: Any = intrinsic
 
-_own = False  # whether these products are used
-_room = np.empty(0, np.float32)  # what they pack and turn parts of A and B into, used again and again
-
 _FLOAT = ir.FloatType()
 _INDEX = ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, _LANES)
 _MASK = ir.VectorType(ir.IntType(1), _LANES)
-
-
-def use(own: bool) -> None:
-    """Whether ``matmul`` takes these products from now on, or BLAS's."""
-    global _own
-    _own = own
 
 
 def suitable() -> bool:
@@ -57,50 +46,52 @@ def suitable() -> bool:
     return bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 
 
-def describe() -> str:
-    """For the run's header: how these products are run, "" where BLAS's are."""
-    count = numba.get_num_threads()
-    threads = f"{count} thread{'s' if count != 1 else ''}"
-    return f"npgan's own for AVX-512 (instead of BLAS; for BLAS: --blas-core default), {threads}" if _own else ""
+class Gemm:
+    """``gemm(a, b, out)``: a·b into ``out``, by the products below or by NumPy's BLAS. Shapes: (M, K)·(K, N) → (M, N)."""
 
+    def __init__(self, own: bool) -> None:
+        self.own = own
+        self._room = np.empty(0, np.float32)  # what they pack and turn parts of A and B into, used again and again
 
-def matmul(a: Array, b: Array, out: Array) -> Array:
-    if not _own or not _multiply(a, b, out):
-        np.matmul(a, b, out=out)
-    return out
+    def describe(self) -> str:
+        """For the run's header: how these products are run, "" where BLAS's are."""
+        count = numba.get_num_threads()
+        threads = f"{count} thread{'s' if count != 1 else ''}"
+        return f"npgan's own for AVX-512 (instead of BLAS; for BLAS: --blas-core default), {threads}" if self.own else ""
 
+    def __call__(self, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        if not self.own or not self._multiply(a, b, out):
+            np.matmul(a, b, out=out)
 
-def _multiply(a: Array, b: Array, out: Array) -> bool:
-    """a·b into ``out``; or False where one of them lies neither by rows nor by columns."""
-    if out.strides[0] == out.itemsize and out.shape[1] > 1:
-        a, b, out = b.T, a.T, out.T  # (a·b)ᵀ = bᵀ·aᵀ
-    a_by_rows, a_by_columns = (stride == a.itemsize for stride in reversed(a.strides))
-    b_by_rows, b_by_columns = (stride == b.itemsize for stride in reversed(b.strides))
-    if out.strides[1] != out.itemsize and out.shape[1] > 1:
-        return False
-    shares, depth = numba.get_num_threads(), len(b)
-    if a_by_rows and b_by_rows:
-        _rows_by_rows(a, b, out, shares)
-    elif a_by_columns and b_by_rows:
-        _columns_by_rows(a, b, out, shares, _space(shares * depth * _PANELS * _ROWS))
-    elif a_by_rows and b_by_columns:
-        _rows_by_columns(a, b, out, shares, _space(shares * depth * _TILE))
-    elif a_by_columns and b_by_columns:
-        space = _space(b.size + shares * depth * _PANELS * _ROWS)
-        turned = space[: b.size]
-        _turn(b, turned, b.shape[1])
-        _columns_by_rows(a, turned.reshape(b.shape), out, shares, space[b.size :])
-    else:
-        return False
-    return True
+    def _multiply(self, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> bool:
+        """a·b into ``out``; or False where one of them lies neither by rows nor by columns."""
+        if out.strides[0] == out.itemsize and out.shape[1] > 1:
+            a, b, out = b.T, a.T, out.T  # (a·b)ᵀ = bᵀ·aᵀ
+        a_by_rows, a_by_columns = (stride == a.itemsize for stride in reversed(a.strides))
+        b_by_rows, b_by_columns = (stride == b.itemsize for stride in reversed(b.strides))
+        if out.strides[1] != out.itemsize and out.shape[1] > 1:
+            return False
+        shares, depth = numba.get_num_threads(), len(b)
+        if a_by_rows and b_by_rows:
+            _rows_by_rows(a, b, out, shares)
+        elif a_by_columns and b_by_rows:
+            _columns_by_rows(a, b, out, shares, self._space(shares * depth * _PANELS * _ROWS))
+        elif a_by_rows and b_by_columns:
+            _rows_by_columns(a, b, out, shares, self._space(shares * depth * _TILE))
+        elif a_by_columns and b_by_columns:
+            space = self._space(b.size + shares * depth * _PANELS * _ROWS)
+            turned = space[: b.size]
+            _turn(b, turned, b.shape[1])
+            _columns_by_rows(a, turned.reshape(b.shape), out, shares, space[b.size :])
+        else:
+            return False
+        return True
 
-
-def _space(count: int) -> Array:
-    """Room for ``count`` numbers, the same at every call."""
-    global _room
-    if _room.size < count:
-        _room = np.empty(count, np.float32)
-    return _room
+    def _space(self, count: int) -> np.ndarray:
+        """Room for ``count`` numbers, the same at every call."""
+        if self._room.size < count:
+            self._room = np.empty(count, np.float32)
+        return self._room
 
 
 # --- what the compiler is told ---------------------------------------------------------------------------------------

@@ -1,16 +1,16 @@
-"""The kernels of ``reference`` for a CPU, compiled ahead by numba; float32 only. Matrix products are those of ``products``.
+"""The fused kernels for a CPU, compiled ahead by numba; float32 only. Matrix products are those of ``gemm``.
 
 Activations are stored column by column: an (N, O) array here is in Fortran order, so a compiled loop sees (O, N) with the
-rows of a batch side by side. Why: (1) products need less copying (``products``), and OpenBLAS is faster with it too;
+rows of a batch side by side. Why: (1) products need less copying (``gemm``), and OpenBLAS is faster with it too;
 (2) a bias is one number for a whole inner loop and its gradient the sum of one; (3) eight columns of a row are one Philox
-block, so a loop over rows draws eight columns' masks, vectorised.
+block, so a loop over rows draws eight columns' masks, vectorized.
 
 The outer loops are shared out to the threads. No sum crosses from one turn to another, so results do not depend on them.
 """
 
 from __future__ import annotations
 
-import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,34 +18,131 @@ from numba import prange
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
-from npgan.nn import philox as random
+from npgan.engines.cpu.gemm import Gemm
 from npgan.engines.cpu.jit import compiled, shared
-from npgan.engines.cpu.philox import counter, normal, philox  # noqa: F401 - normal and matmul are kernels too
-from npgan.engines.cpu.gemm import matmul
-from npgan.nn.layers import DropoutKey, dropout_threshold
-from npgan.nn.ops import BCE_EPSILON
-
-Array = Any  # numpy.ndarray
+from npgan.engines.cpu.philox import counter, normal, philox
+from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass
+from npgan.gan import LATENT_D, LATENT_G, loss_of
+from npgan.nn.layers import Dense
+from npgan.nn.ops import BCE_EPSILON, binary_cross_entropy_with_logits_backward
+from npgan.nn.philox import Stream
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _ADAM_BLOCK = 1 << 14
 
 
-def empty(rows: int, width: int) -> Array:
-    """
-    A new float32 array (rows, width), stored column by column; columns start on a cache line if rows % 16 == 0.
+class CpuKernels:
+    """``schedule.Kernels`` by the compiled loops below. Arrays (N, O) of more than one column are in Fortran order."""
 
-    Columns a power of two apart would share a few sets of the cache and push each other out: 16 elements are left free
-    behind each (1.37 times the speed of a step at batch 2048, 1.13 times at 512, nothing at 128).
-    """
-    pitch = rows + 16 if rows % 64 == 0 and width > 1 else rows
-    memory = np.empty(pitch * width * 4 + 64, dtype=np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + pitch * width * 4].view(np.float32).reshape((width, pitch))[:, :rows].T
+    def __init__(self, gemm: Gemm) -> None:
+        self.gemm = gemm
+
+    def empty(self, rows: int, width: int) -> np.ndarray:
+        """Columns start on a cache line if rows % 16 == 0.
+
+        Columns a power of two apart would share a few sets of the cache and push each other out: 16 elements are left free
+        behind each (1.37 times the speed of a step at batch 2048, 1.13 times at 512, nothing at 128).
+        """
+        pitch = rows + 16 if rows % 64 == 0 and width > 1 else rows
+        memory = np.empty(pitch * width * 4 + 64, dtype=np.uint8)
+        start = -memory.ctypes.data % 64
+        return memory[start : start + pitch * width * 4].view(np.float32).reshape((width, pitch))[:, :rows].T
+
+    def stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def side_stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def join(self) -> None:
+        pass
+
+    def repeat(self, step: FusedStep, count: int) -> None:
+        for _ in range(count):
+            step.launch()
+
+    def partial_sums(self, layer: Dense) -> int:
+        return -(-(layer.in_features + 1) * layer.out_features // _ADAM_BLOCK)
+
+    def inputs(self, step: FusedStep, real: np.ndarray, noise_d: np.ndarray, noise_g: np.ndarray) -> None:
+        resident, config, done = step.resident, step.config, int(step.resident.step[0])
+        start = done % len(resident.metrics) * config.batch_size
+        _scaled_images(resident.pixels, resident.order[start : start + len(real)], real.T)
+        for site, latent in ((LATENT_D, noise_d), (LATENT_G, noise_g)):
+            latent[...] = normal(config.seed, Stream.LATENT, done, site, latent.shape)
+
+    def forward_leaky_relu(self, x: np.ndarray, layer: Dense, slope: float, y: np.ndarray) -> None:
+        self.gemm(x, layer.weight, y)
+        _bias_leaky_relu(y.T, layer.bias, slope)
+
+    def forward_dropout(
+        self, x: np.ndarray, layer: Dense, slope: float, draw: Draw, y: np.ndarray, dydz: np.ndarray
+    ) -> None:
+        """Raises ValueError for a width that is not a multiple of 8: a Philox block would span two rows."""
+        if layer.out_features % 8:
+            raise ValueError(f"the width must be a multiple of 8, got {layer.out_features}")
+        self.gemm(x, layer.weight, y)
+        mask = draw.dropout.scale, draw.dropout.threshold
+        words = counter(Stream.DROPOUT, int(draw.step[0]), draw.site, draw.seed)
+        _bias_leaky_relu_dropout(y.T, layer.bias, slope, *mask, *words, dydz.T)
+
+    def forward_tanh(self, x: np.ndarray, layer: Dense, y: np.ndarray) -> None:
+        self.gemm(x, layer.weight, y)
+        _add_bias(y.T, layer.bias)
+        np.tanh(y, out=y)  # NumPy's is vectorized, numba's is not
+
+    def head(self, p: Pass, layer: Dense, slope: float, logits: bool) -> None:
+        self.gemm(p.y[-1], layer.weight, p.output)
+        p.output += layer.bias
+        if logits:
+            p.output_dz[...] = binary_cross_entropy_with_logits_backward(p.output, p.target)
+        else:
+            _sigmoid_cross_entropy(p.output, p.target, BCE_EPSILON, p.output_dz)
+        if p.dydz:
+            _outer_dydz(p.output_dz.T[0], layer.weight[:, 0], p.dydz[-1].T, p.dz[-1].T)
+        else:
+            _outer_leaky_relu(p.output_dz.T[0], layer.weight[:, 0], p.y[-1].T, slope, p.dz[-1].T)
+
+    def backward_leaky_relu(
+        self, dz: np.ndarray, layer: Dense, y: np.ndarray, slope: float, dz_before: np.ndarray
+    ) -> None:
+        self.gemm(dz, layer.weight.T, dz_before)
+        _leaky_relu_backward(y.T, slope, dz_before.T)
+
+    def backward_dydz(self, dz: np.ndarray, layer: Dense, dydz: np.ndarray, dz_before: np.ndarray) -> None:
+        self.gemm(dz, layer.weight.T, dz_before)
+        _scale(dydz.T, dz_before.T)
+
+    def backward_tanh(self, dz: np.ndarray, layer: Dense, y: np.ndarray, dz_before: np.ndarray) -> None:
+        self.gemm(dz, layer.weight.T, dz_before)
+        _tanh_backward(y.T, dz_before.T)
+
+    def update(self, x: np.ndarray, dz: np.ndarray, p: Parameters, step: np.ndarray) -> None:
+        self.gradients(x, dz, p)
+        self.adam(p, step)
+
+    def gradients(self, x: np.ndarray, dz: np.ndarray, p: Parameters) -> None:
+        self.gemm(x.T, dz, p.layer.dweight)
+        _column_sums(dz.T, p.layer.dbias)
+
+    def adam(self, p: Parameters, step: np.ndarray) -> None:
+        o, t = p.optimizer, int(step[0]) + 1
+        rate, unbias = o.lr / (1.0 - o.beta1**t), 1.0 / (1.0 - o.beta2**t)
+        _adam(p.parameter, p.gradient, p.m, p.v, o.beta1, o.beta2, o.epsilon, rate, unbias, p.squares)
+
+    def finish(self, step: FusedStep) -> None:
+        resident, d, g, b = step.resident, step.pass_d, step.pass_g, step.rows
+        loss = loss_of(step.config)
+        p = loss.probability(d.output)
+        row = resident.metrics[int(resident.step[0]) % len(resident.metrics)]
+        row[:2] = loss.forward(d.output, d.target), loss.forward(g.output, g.target)
+        row[2:4] = p[:b].mean(), p[b:].mean()
+        row[4:] = [np.sqrt(squares.sum(dtype=np.float64)) for squares in (step.squares_d, step.squares_g)]
+        resident.step[0] += 1
 
 
 def _retype(typing_context, array):  # type: ignore[no-untyped-def]
-    """Tells the compiler that a row lies in one piece, as ``_wide`` made sure of; else no loop over it is vectorised."""
+    """Tells the compiler that a row lies in one piece, as ``CpuKernels.empty`` made sure of; else no loop over it is vectorized."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return impl_ret_borrowed(context, builder, signature.return_type, arguments[0])
@@ -56,28 +153,7 @@ def _retype(typing_context, array):  # type: ignore[no-untyped-def]
 _row: Any = intrinsic(_retype)
 
 
-def _wide(array: Array) -> Array:
-    """(N, O) as (O, N) with each row in one piece; a copy where it is not stored column by column."""
-    turned = array.T
-    return turned if turned.strides[1] == turned.itemsize else np.ascontiguousarray(turned)
-
-
-def _result(out: Array | None, rows: int, width: int) -> tuple[Array, Array]:
-    """``out``, or a new array, and the same as ``_wide`` turns it. Raises ValueError for a row-by-row ``out``."""
-    y = empty(rows, width) if out is None else out
-    if y.strides[0] != y.itemsize and rows > 1:
-        raise ValueError("out must be stored column by column (Fortran order)")
-    return y, y.T
-
-
-# --- dense and leaky ReLU --------------------------------------------------------------------------------------------
-
-
-def dense_leaky_relu_forward(x: Array, weight: Array, bias: Array, slope: float, out: Array | None = None) -> Array:
-    y, rows = _result(out, x.shape[0], weight.shape[1])
-    matmul(x, weight, y)
-    _bias_leaky_relu(rows, bias, slope)
-    return y
+# --- epilogues of forward products -----------------------------------------------------------------------------------
 
 
 @shared("void(float32[:, :], float32[::1], float32)")
@@ -89,63 +165,10 @@ def _bias_leaky_relu(y, bias, slope):  # type: ignore[no-untyped-def]
             row[n] = max(z, slope * z)
 
 
-def dense_leaky_relu_backward(
-    dy: Array, y: Array, slope: float, dbias: Array | None = None, out: Array | None = None
-) -> Array:
-    dz, rows = _result(out, *dy.shape)
-    _leaky_relu_backward(_wide(dy), _wide(y), slope, _sums(dbias, rows), rows)
-    return dz
-
-
-@shared("void(float32[:, :], float32[:, :], float32, float32[::1], float32[:, :])")
-def _leaky_relu_backward(dy, y, slope, dbias, dz):  # type: ignore[no-untyped-def]
-    for o in prange(dz.shape[0]):
-        dy_row, y_row, dz_row = _row(dy[o]), _row(y[o]), _row(dz[o])
-        total = _ZERO
-        for n in range(dz_row.size):
-            value = dy_row[n] if y_row[n] > _ZERO else slope * dy_row[n]
-            dz_row[n] = value
-            total += value
-        if dbias.size:
-            dbias[o] = total
-
-
-# --- dense, leaky ReLU and dropout -----------------------------------------------------------------------------------
-
-
-def dense_leaky_relu_dropout_forward(
-    x: Array,
-    weight: Array,
-    bias: Array,
-    slope: float,
-    rate: float,
-    site: int,
-    key: DropoutKey,
-    out: Array | None = None,
-    slopes: Array | None = None,
-) -> tuple[Array, Array]:
-    width = weight.shape[1]
-    if width % 8:
-        raise ValueError(f"the width must be a multiple of 8, got {width}")  # a Philox block would span two rows
-    y, rows = _result(out, x.shape[0], width)
-    slopes, slope_rows = _result(slopes, *y.shape)
-    matmul(x, weight, y)
-    _bias_leaky_relu_dropout(
-        rows,
-        bias,
-        slope,
-        1.0 / (1.0 - rate),
-        dropout_threshold(rate),
-        *counter(random.Stream.DROPOUT, key.step, 16 * key.forward_pass + site, key.seed),
-        slope_rows,
-    )
-    return y, slopes
-
-
 @shared(
     "void(float32[:, :], float32[::1], float32, float32, uint32, uint64, uint64, uint64, uint64, uint64, float32[:, :])",
 )
-def _bias_leaky_relu_dropout(y, bias, slope, scale, threshold, stream, step, site, k0, k1, slopes):  # type: ignore[no-untyped-def]
+def _bias_leaky_relu_dropout(y, bias, slope, scale, threshold, stream, step, site, k0, k1, dydz):  # type: ignore[no-untyped-def]
     groups = y.shape[0] // 8
     for group in prange(groups):
         bits = np.empty((8, y.shape[1]), np.uint16)
@@ -158,43 +181,12 @@ def _bias_leaky_relu_dropout(y, bias, slope, scale, threshold, stream, step, sit
             b6[n], b7[n] = w3 & np.uint64(0xFFFF), w3 >> np.uint64(16)
         for lane in range(8):
             o = 8 * group + lane
-            row, slope_row, random_bits, b = _row(y[o]), _row(slopes[o]), bits[lane], bias[o]
+            row, dydz_row, random_bits, b = _row(y[o]), _row(dydz[o]), bits[lane], bias[o]
             for n in range(row.size):
                 z = row[n] + b
                 kept = scale if random_bits[n] >= threshold else _ZERO
                 row[n] = max(z, slope * z) * kept
-                slope_row[n] = kept if z > _ZERO else slope * kept
-
-
-def dense_leaky_relu_dropout_backward(
-    dy: Array, slopes: Array, dbias: Array | None = None, out: Array | None = None
-) -> Array:
-    dz, rows = _result(out, *dy.shape)
-    _scale_backward(_wide(dy), _wide(slopes), _sums(dbias, rows), rows)
-    return dz
-
-
-@shared("void(float32[:, :], float32[:, :], float32[::1], float32[:, :])")
-def _scale_backward(dy, slopes, dbias, dz):  # type: ignore[no-untyped-def]
-    for o in prange(dz.shape[0]):
-        dy_row, slope_row, dz_row = _row(dy[o]), _row(slopes[o]), _row(dz[o])
-        total = _ZERO
-        for n in range(dz_row.size):
-            value = dy_row[n] * slope_row[n]
-            dz_row[n] = value
-            total += value
-        if dbias.size:
-            dbias[o] = total
-
-
-# --- dense and tanh --------------------------------------------------------------------------------------------------
-
-
-def dense_tanh_forward(x: Array, weight: Array, bias: Array, out: Array | None = None) -> Array:
-    y, rows = _result(out, x.shape[0], weight.shape[1])
-    matmul(x, weight, y)
-    _add_bias(rows, bias)
-    return np.tanh(y, out=y)  # NumPy's is vectorised, numba's is not
+                dydz_row[n] = kept if z > _ZERO else slope * kept
 
 
 @shared("void(float32[:, :], float32[::1])")
@@ -205,131 +197,77 @@ def _add_bias(y, bias):  # type: ignore[no-untyped-def]
             row[n] += b
 
 
-def dense_tanh_backward(dy: Array, y: Array, dbias: Array | None = None, out: Array | None = None) -> Array:
-    dz, rows = _result(out, *dy.shape)
-    _tanh_backward(_wide(dy), _wide(y), _sums(dbias, rows), rows)
-    return dz
+# --- epilogues of products that go back: what comes in as dy is multiplied by ∂y/∂z in place -----------------------------
 
 
-@shared("void(float32[:, :], float32[:, :], float32[::1], float32[:, :])")
-def _tanh_backward(dy, y, dbias, dz):  # type: ignore[no-untyped-def]
+@shared("void(float32[:, :], float32, float32[:, :])")
+def _leaky_relu_backward(y, slope, dz):  # type: ignore[no-untyped-def]
     for o in prange(dz.shape[0]):
-        dy_row, y_row, dz_row = _row(dy[o]), _row(y[o]), _row(dz[o])
-        total = _ZERO
+        y_row, dz_row = _row(y[o]), _row(dz[o])
         for n in range(dz_row.size):
-            value = dy_row[n] * (_ONE - y_row[n] * y_row[n])
-            dz_row[n] = value
-            total += value
-        if dbias.size:
-            dbias[o] = total
+            dz_row[n] = dz_row[n] if y_row[n] > _ZERO else slope * dz_row[n]
+
+
+@shared("void(float32[:, :], float32[:, :])")
+def _scale(dydz, dz):  # type: ignore[no-untyped-def]
+    for o in prange(dz.shape[0]):
+        dydz_row, dz_row = _row(dydz[o]), _row(dz[o])
+        for n in range(dz_row.size):
+            dz_row[n] *= dydz_row[n]
+
+
+@shared("void(float32[:, :], float32[:, :])")
+def _tanh_backward(y, dz):  # type: ignore[no-untyped-def]
+    for o in prange(dz.shape[0]):
+        y_row, dz_row = _row(y[o]), _row(dz[o])
+        for n in range(dz_row.size):
+            dz_row[n] *= _ONE - y_row[n] * y_row[n]
 
 
 # --- the discriminator's head ----------------------------------------------------------------------------------------
 
 
-def dense_sigmoid_forward(x: Array, weight: Array, bias: Array, out: Array | None = None) -> Array:
-    y, rows = _result(out, x.shape[0], weight.shape[1])
-    matmul(x, weight, y)
-    _bias_sigmoid(rows, bias)
-    return y
+@compiled("void(float32[:, ::1], float32[:, ::1], float32, float32[:, ::1])")
+def _sigmoid_cross_entropy(z, target, epsilon, dz):  # type: ignore[no-untyped-def]
+    """z becomes p = sigmoid(z); dz is the gradient of the mean cross-entropy of p."""
+    rows = np.float32(z.shape[0])
+    for n in range(z.shape[0]):
+        e = np.exp(-abs(z[n, 0]))
+        p, t = (_ONE if z[n, 0] > _ZERO else e) / (_ONE + e), target[n, 0]
+        z[n, 0] = p
+        dz[n, 0] = ((_ONE - t) / (_ONE - p + epsilon) - t / (p + epsilon)) / rows * p * (_ONE - p)
 
 
-@compiled("void(float32[:, :], float32[::1])")
-def _bias_sigmoid(y, bias):  # type: ignore[no-untyped-def]
-    for o in range(y.shape[0]):
-        for n in range(y.shape[1]):
-            z = y[o, n] + bias[o]
-            e = np.exp(-abs(z))
-            y[o, n] = (_ONE if z > _ZERO else e) / (_ONE + e)
-
-
-def dense_sigmoid_backward(dy: Array, y: Array, dbias: Array | None = None, out: Array | None = None) -> Array:
-    dz, rows = _result(out, *dy.shape)
-    _sigmoid_backward(_wide(dy), _wide(y), _sums(dbias, rows), rows)
-    return dz
-
-
-@compiled("void(float32[:, :], float32[:, :], float32[::1], float32[:, :])")
-def _sigmoid_backward(dy, y, dbias, dz):  # type: ignore[no-untyped-def]
-    for o in range(dz.shape[0]):
-        total = _ZERO
-        for n in range(dz.shape[1]):
-            value = dy[o, n] * y[o, n] * (_ONE - y[o, n])
-            dz[o, n] = value
-            total += value
-        if dbias.size:
-            dbias[o] = total
-
-
-def dense_backward_dx(dy: Array, weight: Array, out: Array | None = None) -> Array:
-    dx, rows = _result(out, dy.shape[0], weight.shape[0])
-    if weight.shape[1] > 1:
-        return matmul(dy, weight.T, dx)
-    _outer(_wide(dy)[0], weight[:, 0], rows)  # 0.01 ms; as a matrix product it takes 0.08
-    return dx
-
-
-@compiled("void(float32[:], float32[:], float32[:, :])")
-def _outer(dy, weight, dx):  # type: ignore[no-untyped-def]
-    source = _row(dy)
-    for i in range(dx.shape[0]):
-        row, w = _row(dx[i]), weight[i]
+@compiled("void(float32[::1], float32[::1], float32[:, :], float32[:, :])")
+def _outer_dydz(dz, weight, dydz, dz_before):  # type: ignore[no-untyped-def]
+    for i in range(dz_before.shape[0]):
+        row, dydz_row, w = _row(dz_before[i]), _row(dydz[i]), weight[i]
         for n in range(row.size):
-            row[n] = source[n] * w
+            row[n] = dz[n] * w * dydz_row[n]
 
 
-def binary_cross_entropy_forward(p: Array, target: Array, epsilon: float = BCE_EPSILON) -> Array:
-    return _cross_entropy(p, target, epsilon)
+@compiled("void(float32[::1], float32[::1], float32[:, :], float32, float32[:, :])")
+def _outer_leaky_relu(dz, weight, y, slope, dz_before):  # type: ignore[no-untyped-def]
+    for i in range(dz_before.shape[0]):
+        row, y_row, w = _row(dz_before[i]), _row(y[i]), weight[i]
+        for n in range(row.size):
+            row[n] = dz[n] * w if y_row[n] > _ZERO else slope * (dz[n] * w)
 
 
-@compiled("float32(float32[:, :], float32[:, :], float32)")
-def _cross_entropy(p, target, epsilon):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for n in range(p.shape[0]):
-        q, t = p[n, 0], target[n, 0]
-        total -= t * np.log(q + epsilon) + (_ONE - t) * np.log(_ONE - q + epsilon)
-    return total / p.shape[0]
+# --- gradients and Adam ----------------------------------------------------------------------------------------------
 
 
-def binary_cross_entropy_backward(
-    p: Array, target: Array, epsilon: float = BCE_EPSILON, out: Array | None = None
-) -> Array:
-    dp = np.empty_like(p) if out is None else out
-    _cross_entropy_backward(p, target, epsilon, dp)
-    return dp
-
-
-@compiled("void(float32[:, :], float32[:, :], float32, float32[:, :])")
-def _cross_entropy_backward(p, target, epsilon, dp):  # type: ignore[no-untyped-def]
-    rows = np.float32(p.shape[0])
-    for n in range(p.shape[0]):
-        q, t = p[n, 0], target[n, 0]
-        dp[n, 0] = ((_ONE - t) / (_ONE - q + epsilon) - t / (q + epsilon)) / rows
-
-
-# --- Adam ------------------------------------------------------------------------------------------------------------
-
-
-def adam_update(
-    param: Array,
-    grad: Array,
-    m: Array,
-    v: Array,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> Array:
-    blocks = -(-param.size // _ADAM_BLOCK)
-    squares = np.empty(blocks)  # Σ grad² of each block, added up in this order whoever computed it
-    rate, unbias = lr / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
-    _adam(param, grad, m, v, beta1, beta2, epsilon, rate, unbias, squares)
-    return math.sqrt(squares.sum())
+@shared("void(float32[:, :], float32[::1])")
+def _column_sums(dz, dbias):  # type: ignore[no-untyped-def]
+    for o in prange(dz.shape[0]):
+        row, total = _row(dz[o]), _ZERO
+        for n in range(row.size):
+            total += row[n]
+        dbias[o] = total
 
 
 @shared(
-    "void(float32[::1], float32[::1], float32[::1], float32[::1], float32, float32, float32, float32, float32, float64[::1])",
+    "void(float32[::1], float32[::1], float32[::1], float32[::1], float32, float32, float32, float32, float32, float32[::1])",
 )
 def _adam(param, grad, m, v, beta1, beta2, epsilon, rate, unbias, squares):  # type: ignore[no-untyped-def]
     for block in prange(squares.size):
@@ -348,25 +286,10 @@ def _adam(param, grad, m, v, beta1, beta2, epsilon, rate, unbias, squares):  # t
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def gather_rows(images: Array, rows: Array, out: Array | None = None) -> Array:
-    return np.take(images, rows, axis=0, out=out, mode="clip")  # the default mode makes a copy on the way to out
-
-
-def scale_pixels(pixels: Array, out: Array | None = None, dtype: Any = np.float32) -> Array:
-    y, rows = _result(out, *pixels.shape)
-    _scale_pixels(pixels, rows)
-    return y
-
-
-@shared("void(uint8[:, ::1], float32[:, :])")
-def _scale_pixels(pixels, y):  # type: ignore[no-untyped-def]
+@shared("void(uint8[:, ::1], uint32[::1], float32[:, :])")
+def _scaled_images(pixels, order, y):  # type: ignore[no-untyped-def]
     for part in prange(-(-y.shape[0] // 64)):  # 64 columns of a row of pixels are on one cache line or two
         for o in range(64 * part, min(64 * part + 64, y.shape[0])):
             row = _row(y[o])
             for n in range(row.size):
-                row[n] = np.float32(pixels[n, o]) / np.float32(127.5) - _ONE
-
-
-def _sums(dbias: Array | None, rows: Array) -> Array:
-    """``dbias``, or nothing to fill where the parameters' gradients are not wanted."""
-    return rows[:0, 0] if dbias is None else dbias
+                row[n] = np.float32(pixels[order[n], o]) / np.float32(127.5) - _ONE

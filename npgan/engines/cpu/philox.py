@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numba import prange
 
-from npgan.nn import philox as random
 from npgan.engines.cpu.jit import compiled, shared
-
-Array = Any  # numpy.ndarray
+from npgan.nn.philox import Stream
 
 _ONE = np.float32(1)
 _LN_2, _TWO_PI = np.float32(math.log(2.0)), np.float32(2.0 * math.pi)
@@ -66,35 +62,22 @@ def _box_muller(word_1, word_2):  # type: ignore[no-untyped-def]
     )
 
 
-def normal(
-    seed: int,
-    stream: random.Stream,
-    step: int,
-    site: int,
-    shape: tuple[int, ...],
-    dtype: Any = np.float32,
-    xp: ModuleType = np,
-    out: Array | None = None,
-) -> Array:
-    values = np.empty(shape, dtype=np.float32) if out is None else out
-    flat = values.reshape(-1)
-    whole = flat.size // 4 * 4
-    _normal(flat[:whole], 0, *counter(stream, step, site, seed))
-    if whole < flat.size:  # the last block gives more than is left to fill
-        rest = np.empty(4, dtype=np.float32)
-        _normal(rest, whole // 4, *counter(stream, step, site, seed))
-        flat[whole:] = rest[: flat.size - whole]
-    return values
+def normal(seed: int, stream: Stream, step: int, site: int, shape: tuple[int, ...]) -> np.ndarray:
+    """``nn.philox.normal`` in float32."""
+    count = math.prod(shape)
+    values = np.empty(-(-count // 4) * 4, dtype=np.float32)
+    _normal(values, *counter(stream, step, site, seed))
+    return values[:count].reshape(shape)
 
 
-@shared("void(float32[::1], uint64, uint64, uint64, uint64, uint64, uint64)")
-def _normal(values, first_block, stream, step, site, k0, k1):  # type: ignore[no-untyped-def]
+@shared("void(float32[::1], uint64, uint64, uint64, uint64, uint64)")
+def _normal(values, stream, step, site, k0, k1):  # type: ignore[no-untyped-def]
     for block in prange(values.size // 4):
-        w0, w1, w2, w3 = philox(first_block + np.uint64(block), step, site, stream, k0, k1)
+        w0, w1, w2, w3 = philox(np.uint64(block), step, site, stream, k0, k1)
         values[4 * block], values[4 * block + 1] = _box_muller(w0, w1)
         values[4 * block + 2], values[4 * block + 3] = _box_muller(w2, w3)
 
 
-def counter(stream: random.Stream, step: int, site: int, seed: int) -> tuple[int, int, int, int, int]:
+def counter(stream: Stream, step: int, site: int, seed: int) -> tuple[int, int, int, int, int]:
     """The arguments that compiled loops hand to Philox: three words of the counter, two of the key."""
     return int(stream), step, site, seed & 0xFFFFFFFF, seed >> 32

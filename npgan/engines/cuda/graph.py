@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from npgan.nn import philox as random
-from npgan.backend import to_numpy
+from npgan.backend import Array, to_numpy
 from npgan.config import TrainConfig
 from npgan.data.mnist import iterations_per_epoch
 from npgan.engines.cuda.device import Gpu
 from npgan.engines.cuda.kernels import CudaStep, Resident
 from npgan.gan import StepMetrics, TrainState
-
-Array = Any  # cupy.ndarray
+from npgan.nn import philox as random
 
 MOST_IN_A_GRAPH = 40  # iterations: about 1,300 launches
 

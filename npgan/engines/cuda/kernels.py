@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgan.backend import Array
 from npgan.config import TrainConfig
 from npgan.engines.cuda.device import THREADS, Launcher, tile_of
+from npgan.gan import PASS_D, PASS_G, TrainState
 from npgan.nn.layers import Dense, Dropout, dropout_threshold
 from npgan.nn.network import IMAGE_PIXELS, Sequential
-from npgan.gan import PASS_D, PASS_G, TrainState
-
-Array = Any  # cupy.ndarray
 
 _i, _f, _u, _seed, _d = np.int32, np.float32, np.uint32, np.uint64, np.float64  # the kernels' argument types
 

@@ -1,0 +1,174 @@
+"""What an engine is, the one that runs the textbook as it stands, and the one that runs the schedule of fused kernels."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from npgan.backend import Array, array_module, to_numpy
+from npgan.config import TrainConfig
+from npgan.data.batches import batch_bounds, iterations_per_epoch
+from npgan.engines.schedule import FusedStep, Kernels, Resident, unsupported
+from npgan.gan import StepMetrics, TrainState, train_step
+from npgan.nn import philox
+from npgan.nn.layers import DropoutKey, Layer
+from npgan.nn.network import Sequential
+
+Tensor = tuple[str, str, Array]  # net, name, array
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+class Engine(Protocol):
+    """Advances a training state. Between calls the state is whole: it is what checkpoints and previews read.
+
+    An engine reads ``state.step`` at every call, so a state that was set back is trained again from there. Which images an
+    iteration sees depends on the seed and the iteration alone.
+    """
+
+    def run(self, iterations: int) -> np.ndarray:
+        """So many iterations, as ``gan.train_step`` does them. Returns their StepMetrics (iterations, 6) in main memory."""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """What the last iteration computed, in its order: the first that is not finite says where training diverged."""
+
+
+class ReferenceEngine:
+    """Calls ``gan.train_step``: any config, dtype and array library."""
+
+    def __init__(self, state: TrainState, images: Array, config: TrainConfig) -> None:
+        """Shapes: images (M, 784) uint8, where the state lives."""
+        self.state, self.images, self.config = state, images, config
+        self._record: list[Tensor] = []
+        nets = {name: _watched(name, getattr(state, name), self._record) for name in ("generator", "discriminator")}
+        self._watched = replace(state, **nets)
+        self._order, self._order_epoch = images[:0], -1
+        _keep_freed_memory()
+
+    def run(self, iterations: int) -> np.ndarray:
+        state, count, batch = self.state, len(self.images), self.config.batch_size
+        done: list[StepMetrics] = []
+        for _ in range(iterations):
+            epoch, iteration = divmod(state.step, iterations_per_epoch(count, batch))
+            if epoch != self._order_epoch:
+                self._order = philox.permutation(self.config.seed, epoch, count, array_module(self.images))
+                self._order_epoch = epoch
+            pixels = self.images[self._order[batch_bounds(iteration, count, batch)]]
+            self._record.clear()
+            self._watched.step = state.step
+            done.append(train_step(self._watched, pixels, self.config))
+            state.step = self._watched.step
+        return np.array([[float(value) for value in metrics] for metrics in done])
+
+    def tensors(self) -> Iterator[Tensor]:
+        told: set[tuple[str, str]] = set()
+        for net, name, array in self._record:
+            again = (net, name) in told  # every network has its second forward in the G step, and D its second backward
+            yield net, f"{name} (G step)" if again else name, array
+            told.add((net, name))
+
+
+class FusedEngine:
+    """Runs ``schedule.FusedStep`` on a table of fused kernels."""
+
+    def __init__(self, kernels: Kernels, state: TrainState, images: Array, config: TrainConfig) -> None:
+        """Shapes: images (M, 784) uint8, where the state lives. Raises ValueError for networks that it cannot train."""
+        if reason := unsupported(state):
+            raise ValueError(reason)
+        self.kernels, self.state, self.config = kernels, state, config
+        like, count = state.generator.parameters, len(images)
+        self._xp = array_module(like)
+        self.per_epoch = iterations_per_epoch(count, config.batch_size)
+        self._whole, self._rest = divmod(count, config.batch_size)  # whole batches, and the rows of the last one
+        with kernels.stream():
+            self.resident = Resident(
+                images,
+                self._xp.empty(count, np.uint32),
+                self._xp.empty(1, np.uint32),
+                self._xp.zeros((self.per_epoch, len(StepMetrics._fields)), like.dtype),
+            )
+        self._order_epoch = -1
+        self._steps: dict[int, FusedStep] = {}  # by rows
+        self._last: FusedStep | None = None
+
+    def run(self, iterations: int) -> np.ndarray:
+        state, parts = self.state, []
+        with self.kernels.stream():
+            self.resident.step[...] = state.step
+            while iterations:
+                epoch, first = divmod(state.step, self.per_epoch)
+                self._shuffle(epoch)
+                count = min(iterations, self.per_epoch - first)
+                whole = min(count, max(self._whole - first, 0))
+                self._repeat(self.config.batch_size, whole)
+                self._repeat(self._rest, count - whole)
+                if first + count == self.per_epoch:
+                    self._shuffle(epoch + 1)  # started while a GPU is still busy with this epoch
+                parts.append(np.array(to_numpy(self.resident.metrics[first : first + count])))  # waits for all of it
+                state.step += count
+                state.optimizer_d.step = state.optimizer_g.step = state.step
+                iterations -= count
+        return np.concatenate(parts)
+
+    def tensors(self) -> Iterator[Tensor]:
+        if self._last is not None:
+            yield from self._last.tensors()
+
+    def _repeat(self, rows: int, count: int) -> None:
+        if not count:
+            return
+        if rows not in self._steps:
+            self._steps[rows] = FusedStep(self.kernels, self.state, self.config, self.resident, rows)
+        self._last = self._steps[rows]
+        self.kernels.repeat(self._last, count)
+
+    def _shuffle(self, epoch: int) -> None:
+        if epoch != self._order_epoch:
+            order = self.resident.order
+            order[...] = philox.permutation(self.config.seed, epoch, order.size, self._xp)
+            self._order_epoch = epoch
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc not to give memory back to the system, only to take it again page by page in every step: 29 ms, not 44."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        for option, size in ((_M_MMAP_THRESHOLD, 32 << 20), (_M_TRIM_THRESHOLD, 512 << 20)):
+            mallopt(option, size)
+
+
+def _watched(name: str, net: Sequential, record: list[Tensor]) -> Sequential:
+    """The same network, parameters and all, whose layers note what they compute in ``record``."""
+    twin = copy.copy(net)
+    twin.layers = [_Watched(name, index, layer, record) for index, layer in enumerate(net.layers)]
+    return twin
+
+
+class _Watched(Layer):
+    def __init__(self, net: str, index: int, layer: Layer, record: list[Tensor]) -> None:
+        self.net, self.index, self.layer, self.record = net, index, layer, record
+        self.name = f"layer {index} ({type(layer).__name__})"
+
+    def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Any]:
+        y, cache = self.layer.forward(x, key)
+        self.record.append((self.net, f"output of {self.name}", y))
+        return y, cache
+
+    def backward(self, dy: Array, cache: Any) -> Array:
+        dx = self.layer.backward(dy, cache)
+        for tensor in self.layer.shapes():
+            self.record.append((self.net, f"gradient of {self.index}.{tensor}", getattr(self.layer, f"d{tensor}")))
+        return self._note(dx)
+
+    def backward_input(self, dy: Array, cache: Any) -> Array:
+        return self._note(self.layer.backward_input(dy, cache))
+
+    def _note(self, dx: Array) -> Array:
+        self.record.append((self.net, f"gradient of the input of {self.name}", dx))
+        return dx
