@@ -6,36 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from npgan.config import LOSSES, NETWORKS, OPTIMISERS, PRESETS, TrainConfig
+from npgan.config import TrainConfig, flag_name
+from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
 from npgan.errors import InputError
 
-EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+if TYPE_CHECKING:
+    from npgan.runs.folder import RunFolder
+    from npgan.runs.train import Observer
 
-# The flags that are fields of TrainConfig: (field, type, help). Their defaults are the config's own.
-_CONFIG_FLAGS: list[tuple[str, type, str]] = [
-    ("epochs", int, "passes over the training images"),
-    ("batch_size", int, "real images in an iteration; as many fakes join them"),
-    ("latent_dim", int, "length of the generator's noise vectors"),
-    ("lr_g", float, "Adam's learning rate for the generator"),
-    ("lr_d", float, "Adam's learning rate for the discriminator"),
-    ("beta1", float, "Adam's decay of the first moment (many GANs take 0.5)"),
-    ("beta2", float, "Adam's decay of the second moment"),
-    ("adam_epsilon", float, "Adam's ε, outside the root"),
-    ("leaky_slope", float, "slope of leaky ReLU left of 0"),
-    ("dropout", float, "probability that dropout sets an element to 0"),
-    ("input_dropout", float, "the same for the pixels, in the networks of paper-2014"),
-    ("momentum", float, "SGD's share of the last step that is taken again, at the start"),
-    ("momentum_final", float, "what it grows to"),
-    ("momentum_steps", int, "over so many iterations"),
-    ("lr_decay", float, "SGD's learning rates are divided by this after every iteration"),
-    ("label_smoothing", float, "real images get the target 1 minus this"),
-    ("output_period", int, "epochs between previews and sample PNGs"),
-    ("seed", int, "the same seed and settings give the same run, byte for byte"),
-]
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = values.pop("command")
     try:
         # NumPy is not imported yet: it will read this when it is
-        products = blas.prepare(values.pop("blas_core", "auto"), values.pop("threads", None))
-        if command in _PRODUCTS_SHOWN:
-            values["products"] = products
+        setup = blas.prepare(values.pop("blas_core", "auto"), values.pop("threads", None))
+        if command in _SHOW_BLAS:
+            values["blas"] = setup
         return int(_COMMANDS[command](values))
     except InputError as error:
         return _complain(command, error, EXIT_USAGE)
@@ -74,13 +58,24 @@ def _complain(command: str, problem: object, status: int) -> int:
 
 
 def _train(values: dict[str, Any]) -> int:
-    from npgan.runs.train import train
+    from npgan.runs.folder import Keeping
+    from npgan.runs.train import DataChoice, FolderChoice, Request, train
 
-    fields = {name for name, _, _ in _CONFIG_FLAGS} | {"loss", "dropout_in_g_step", "train_images", "eval_every"}
-    fields |= {"networks", "optimiser"}
-    preset = PRESETS[values.pop("preset")]
-    config_flags = preset | {name: values.pop(name) for name in fields & set(values)}
-    return train(config_flags, **values)
+    request = Request(
+        config={each.name: values[each.name] for each in _config_fields() if each.name in values},
+        data=DataChoice(values["dataset"], values["data_dir"]),
+        folder=FolderChoice(values["out"], values["resume"], values["overwrite"]),
+        compute=Compute(values["backend_name"], values["precision"], values["kernels"], values["blas"]),
+        keeping=Keeping(values["checkpoint_every"], values["keep"]),
+        quiet=values["quiet"],
+    )
+    return train(request, _observe)
+
+
+def _observe(run: RunFolder, *others: Any) -> Observer:
+    from npgan.evaluation.callback import FiguresObserver
+
+    return FiguresObserver(run, *others)
 
 
 def _sample(values: dict[str, Any]) -> int:
@@ -121,9 +116,8 @@ _COMMANDS = {
     "evaluate": _evaluate,
     "inspect": _inspect,
     "bench": _bench,
-    "benchmark": _bench,
 }
-_PRODUCTS_SHOWN = ("train", "bench", "benchmark")  # commands that say how the matrix products were set up
+_SHOW_BLAS = ("train", "bench")  # commands that say how NumPy's matrix products were set up
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,9 +143,7 @@ def _add_train(commands: Any) -> None:
     where.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
     where.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<dataset>-<date>-<time>)")
     where.add_argument("--overwrite", action="store_true", help="replace the run that --out holds already")
-    where.add_argument(
-        "--resume", nargs="?", const="", metavar="RUN", help="go on with RUN, or with the newest run in runs/"
-    )
+    where.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume RUN, or the newest run in runs/")
     where.add_argument(
         "--checkpoint-every", type=int, metavar="EPOCHS",
         help="besides those at previews and at the end (default: at the first epoch's end after a minute)",
@@ -160,61 +152,57 @@ def _add_train(commands: Any) -> None:
         "--keep", type=int, metavar="INT",
         help="how many of the last checkpoints stay, 35 MB each; those at previews all do (default: 3)",
     )  # fmt: skip
-    where.add_argument("--precision", choices=("fp32", "tf32"), help="matrix products on a GPU (default: fp32)")
+    where.add_argument("--precision", choices=("fp32", "tf32"), help="of matmuls on a GPU (default: fp32)")
     where.add_argument(
-        "--kernels", dest="kernels_name", choices=("auto", "reference", "fused"), default="auto",
-        help="reference is the plain maths of ops.py, fused needs numba; auto takes fused where it can (default: auto)",
+        "--kernels", choices=KERNELS, default="auto",
+        help="reference is the textbook as it stands, fused needs numba; auto takes fused where it can (default: auto)",
     )  # fmt: skip
-    _add_products(where)
+    _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
-    for name, kind, text in _CONFIG_FLAGS:
-        flag, default = "--" + name.replace("_", "-"), getattr(TrainConfig, name)
-        what.add_argument(
-            flag,
-            type=kind,
-            default=argparse.SUPPRESS,
-            metavar=kind.__name__.upper(),
-            help=f"{text} (default: {default})",
+    for each in _config_fields():
+        flag = each.metadata["flag"]
+        more = (
+            {"action": "store_true"}
+            if flag.kind is bool
+            else {"type": flag.kind, "metavar": flag.kind.__name__.upper()}
         )
-    what.add_argument(
-        "--loss", choices=LOSSES, default=argparse.SUPPRESS,
-        help="cross-entropy on probabilities, as the tutorial, or on logits (default: bce)",
-    )  # fmt: skip
-    what.add_argument(
-        "--preset", choices=tuple(PRESETS), default="tutorial",
-        help="paper-2014: ReLU generator, maxout discriminator and SGD with momentum, as Goodfellow et al.; flags given "
-        "beside it win (default: tutorial)",
-    )  # fmt: skip
-    what.add_argument(
-        "--networks", choices=NETWORKS, default=argparse.SUPPRESS, help="their layers (default: tutorial)"
-    )
-    what.add_argument(
-        "--optimiser", choices=OPTIMISERS, default=argparse.SUPPRESS, help="of both networks (default: adam)"
-    )
-    what.add_argument(
-        "--dropout-in-g-step", action="store_true", default=argparse.SUPPRESS,
-        help="keep dropout on while the generator learns (default: off, as the tutorial)",
-    )  # fmt: skip
-    what.add_argument(
-        "--train-images", type=int, default=argparse.SUPPRESS, metavar="INT",
-        help="use only the first so many (default: all; 50000 is what published Parzen figures trained on)",
-    )  # fmt: skip
-    what.add_argument(
-        "--eval-every", type=int, default=argparse.SUPPRESS, metavar="INT",
-        help="epochs between evaluations of 10,000 samples: figures, and their curves as a PNG (default: never)",
-    )  # fmt: skip
+        if flag.choices:
+            more = {"choices": flag.choices}
+        what.add_argument(
+            flag_name(each.name), default=argparse.SUPPRESS, help=f"{flag.help} (default: {_default(each)})", **more
+        )
+
+
+def _config_fields() -> list[Field[Any]]:
+    """The fields of TrainConfig that are flags of their own: ``--dataset`` may also be auto, and is declared here."""
+    return [each for each in fields(TrainConfig) if each.name != "dataset"]
+
+
+def _default(each: Field[Any]) -> str:
+    if each.default is None:
+        return "all" if each.name == "train_images" else "never"
+    return "off" if each.default is False else str(each.default)
+
+
+def flag_table() -> str:
+    """The flags that are hyper-parameters as a table in Markdown, for docs/flags.md."""
+    rows = ["| flag | default | what it is | what it may be |", "| --- | --- | --- | --- |"]
+    for each in _config_fields():
+        flag = each.metadata["flag"]
+        rows.append(f"| `{flag_name(each.name)}` | {_default(each)} | {flag.help} | {flag.bounds} |")
+    return "\n".join(rows) + "\n"
 
 
 def _add_backend(group: Any, text: str) -> None:
     group.add_argument("--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help=text)
 
 
-def _add_products(group: Any) -> None:
+def _add_blas(group: Any) -> None:
     group.add_argument("--threads", type=int, metavar="INT", help="on a CPU (default: the cores the process may use)")
     group.add_argument(
         "--blas-core", default="auto", metavar="CORE",
-        help="auto: npgan's own matrix products where the processor has AVX-512, else BLAS; default: BLAS as it is; "
+        help="auto: npgan's own GEMM where the processor has AVX-512, else BLAS; default: BLAS as it is; "
         "or BLAS with one of OpenBLAS's cores (default: auto)",
     )  # fmt: skip
 
@@ -302,8 +290,8 @@ def _add_inspect(commands: Any) -> None:
 
 def _add_bench(commands: Any) -> None:
     parser = commands.add_parser(
-        "bench", aliases=["benchmark"], help="time npgan, PyTorch and JAX side by side",
-        description="Milliseconds per iteration of npgan and its peers (pip install 'npgan[bench]'), measured in turns.",
+        "bench", help="time npgan, PyTorch and JAX side by side",
+        description="Milliseconds per iteration of npgan and its baselines (pip install 'npgan[bench]'), measured in turns.",
         allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument(
@@ -313,7 +301,7 @@ def _add_bench(commands: Any) -> None:
         "--backend",
         choices=("numpy", "cupy"),
         default="numpy",
-        help="cupy: npgan and its peers on a GPU (default: numpy)",
+        help="cupy: npgan and its baselines on a GPU (default: numpy)",
     )
     parser.add_argument(
         "--precisions",
@@ -321,25 +309,22 @@ def _add_bench(commands: Any) -> None:
         metavar="NAME,...",
         help="of products on a GPU, one table for each (default: fp32,tf32)",
     )
-    parser.add_argument("--rounds", type=int, default=15, help="turns of every contestant (default: 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of every candidate (default: 15)")
     parser.add_argument(
         "--calls", type=int, help="calls of it in a turn (default: 10; on a GPU 3, most of an epoch each)"
     )
     parser.add_argument(
         "--patience", type=float, default=300.0, metavar="SECONDS",
-        help="leave out a contestant that is not ready by then (default: 300)",
+        help="leave out a candidate that is not ready by then (default: 300)",
     )  # fmt: skip
     parser.add_argument(
-        "--patience-in-all", type=float, metavar="SECONDS", help="the same for all contestants of a table together"
-    )
-    parser.add_argument(
-        "--only", type=_names, metavar="NAME,...", help="some contestants, such as 'npgan fused,jax step'"
+        "--only", type=_names, metavar="NAME,...", help="some candidates, such as 'npgan fused,jax step'"
     )
     parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="write every time there, too")
     parser.add_argument(
         "--profile", action="store_true", help="instead: npgan's time per operation or kernel, at the first batch size"
     )
-    _add_products(parser)
+    _add_blas(parser)
 
 
 def _names(text: str) -> list[str]:

@@ -113,20 +113,14 @@ class TrainConfig:
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
         """Raises InputError for anything but an object with these fields."""
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"the configuration is not JSON: {error}") from None
-        return cls.from_dict(values)
+        return cls.from_dict(parse_config(text))
 
     @classmethod
-    def from_dict(cls, values: Any) -> TrainConfig:
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
         """Raises InputError for unknown or missing fields and for values that cannot be meant.
 
         Runs of older versions are read: what they lack has its default, what is no longer there must have had its own.
         """
-        if not isinstance(values, dict):
-            raise InputError("the configuration is not a JSON object")
         if any(values.get(name, default) != default for name, default in _REMOVED.items()):
             raise InputError("the configuration is one of the preset paper-2014, which this version no longer has")
         names, given = {each.name for each in fields(cls)}, set(values) - set(_REMOVED)
@@ -135,6 +129,17 @@ class TrainConfig:
         if missing := sorted(names - given - set(_ADDED_LATER)):
             raise InputError(f"missing configuration field: {', '.join(missing)}")
         return cls(**{name: values[name] for name in given})
+
+
+def parse_config(text: str) -> dict[str, Any]:
+    """The fields of a config.json, not yet checked. Raises InputError for anything but a JSON object."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the configuration is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError("the configuration is not a JSON object")
+    return values
 
 
 def flag_name(field_name: str) -> str:

@@ -11,13 +11,13 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write, which takes the place of ``path`` as in ``becoming``."""
-    with becoming(path) as temporary, open(temporary, "wb") as file:
+    """A new file to write, which takes the place of ``path`` as in ``atomic_path``."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         yield file
 
 
 @contextmanager
-def becoming(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """An empty file beside ``path`` to write or to replace, which takes its place when all went well: a kill or a power cut
     leaves the old one or the new one. Raises OSError that names ``path``, and then leaves nothing behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename within one file system

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import after_steps
 from PIL import Image
 
-from npgan.engines.cpu import blas
-from npgan.runs.checkpoint import load
 from npgan.cli import main
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
+from npgan.engines.cpu import blas
+from npgan.runs.checkpoint import load
 
 _ROOT = Path(__file__).parents[1]
 
@@ -126,23 +127,17 @@ def test_resume_is_as_if_never_stopped(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_tells_how_to_go_on(
+def test_a_signal_saves_and_tells_how_to_resume(
     data: Path, tmp_path: Path, number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the middle of an epoch, then resumed in a new process: the bytes of the undisturbed run."""
     from npgan.runs import train as run_module
 
-    real_iterate = run_module.iterate
-
-    def interrupting(*arguments: object) -> object:
-        for count, metrics in enumerate(real_iterate(*arguments)):  # type: ignore[arg-type]
-            if count == 6:
-                os.kill(os.getpid(), number)
-            yield metrics
-
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "iterate", interrupting)
+        signalled = after_steps(run_module.choose, {7: lambda state: os.kill(os.getpid(), number)})
+        patch.setattr(run_module, "choose", signalled)
+        patch.setattr(run_module, "SECONDS_PER_CALL", 0.0)  # one iteration in a call
         assert main(_train(data, out, "--epochs", "3", "--quiet")) == status
     assert load(out / "checkpoints" / "step-000000007.safetensors").step == 7
     resume = [
@@ -154,8 +149,8 @@ def test_a_signal_saves_and_tells_how_to_go_on(
         str(out),
         "--quiet",
     ]
-    same_products = {**os.environ, blas.CORE_VARIABLE: blas.core_in_use()}  # as here, where NumPy was imported first
-    subprocess.run(resume, check=True, env=same_products)
+    same_gemm = {**os.environ, blas.CORE_VARIABLE: blas.core_in_use()}  # as here, where NumPy was imported first
+    subprocess.run(resume, check=True, env=same_gemm)
     assert main(_train(data, tmp_path / "whole", "--epochs", "3", "--quiet")) == 0
     name = "checkpoints/step-000000015.safetensors"
     assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from npgan.backend import Array
 from npgan.data.idx import SIDE, IdxError, Kind, read_idx, write_idx
 from npgan.errors import InputError
 
@@ -60,7 +61,9 @@ class Dataset(NamedTuple):
     """Images and where they came from."""
 
     images: Array  # uint8 (N, 784), C-contiguous, 0 is background
-    labels: Array | None  # uint8 (N,), 0 to 9; None when the folder has no label file, which training does not need
+    labels: (
+        np.ndarray | None
+    )  # uint8 (N,), 0 to 9; None when the folder has no label file, which training does not need
     name: str  # "mnist" (any files in its format) or "digits"
     source: str  # for people: where the images came from
 
@@ -160,7 +163,7 @@ def _load_downloaded(split: str, report: Report) -> Dataset:
 def _read_folder(folder: Path, split: str, originals_only: bool) -> Dataset | None:
     """The split in ``folder``, None where it has no image file. ``originals_only``: the files must hash to MNIST's."""
 
-    def read(path: Path, kind: Kind) -> Array:
+    def read(path: Path, kind: Kind) -> np.ndarray:
         return read_idx(path, kind, MNIST_SHA256[_file_name(split, kind)] if originals_only else None)
 
     image_path, label_path = _find(folder, split, "images"), _find(folder, split, "labels")
@@ -294,7 +297,7 @@ def _read_digits(image_path: Path, label_path: Path, split: str) -> Dataset:
     return Dataset(images, labels, "digits", f"embedded digits, cached in {image_path.parent}")
 
 
-def _draw_digits(split: str, count: int) -> tuple[Array, Array]:
+def _draw_digits(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     from npgan.data.digits import render
 
     return render(count, DIGITS_SEED, split=int(split == "test"))

@@ -46,8 +46,12 @@ class ReferenceEngine:
         """Shapes: images (M, 784) uint8, where the state lives."""
         self.state, self.images, self.config = state, images, config
         self._record: list[Tensor] = []
-        nets = {name: _watched(name, getattr(state, name), self._record) for name in ("generator", "discriminator")}
-        self._watched = replace(state, **nets)
+        g, d = state.generator, state.discriminator
+        self._watched = replace(
+            state,
+            generator=_watched("generator", g, self._record),
+            discriminator=_watched("discriminator", d, self._record),
+        )
         self._order, self._order_epoch = images[:0], -1
         _keep_freed_memory()
 

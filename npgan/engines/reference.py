@@ -1,4 +1,4 @@
-"""What every fused kernel computes, as a composition of ``ops``: any dtype, NumPy or CuPy. The standard that the others meet."""
+"""What every fused kernel computes, as a composition of ``ops``: any dtype, NumPy or CuPy. The other tables are held to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One iteration of ``gan.train_step`` as calls of fused kernels, in buffers that are allocated once: what every fast engine runs.
+"""One iteration of ``gan.train_step`` as calls of fused kernels, in buffers that are allocated once.
 
 Every elementwise pass is the epilogue of a matrix product, and Adam that of a weight gradient; some calls may run beside each
 other. ``Kernels`` is what a table of fused kernels has to offer: ``engines.reference`` (compositions of ops, any dtype),
@@ -129,9 +129,7 @@ class Kernels(Protocol):
 class FusedStep:
     """Iterations of b rows each. ``launch`` starts one; its result is in the state and in ``resident.metrics``."""
 
-    def __init__(
-        self, kernels: Kernels, state: TrainState, config: TrainConfig, resident: Resident, rows: int
-    ) -> None:
+    def __init__(self, kernels: Kernels, state: TrainState, config: TrainConfig, resident: Resident, rows: int) -> None:
         self.kernels, self.config, self.resident, self.rows = kernels, config, resident, rows
         self.logits = config.loss == "bce-logits"
         self.optimizers = state.optimizer_d, state.optimizer_g
@@ -217,7 +215,7 @@ class FusedStep:
                 self._update(index, p.y[index - 1] if index else p.x, dz, parameters)
 
     def _update(self, index: int, x: Array, dz: Array, parameters: list[Parameters]) -> None:
-        """After the product that reads the layer's weight: on the side stream, beside the next product; the first layer's last."""
+        """After the product that reads the layer's weight: on the side stream, beside the next product, but for the first layer."""
         with self.kernels.side_stream() if index else nullcontext():
             self.kernels.update(x, dz, parameters[index], self.resident.step)
         if index == 0:

@@ -19,7 +19,7 @@ SAMPLES = 10_000
 PICTURE = "evaluation-curves.png"
 
 
-class Observer:
+class FiguresObserver:
     """Measures the generator of one run. Every evaluation draws from the same noise."""
 
     def __init__(

@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from npgan.backend import Array, Backend, to_numpy
-from npgan.data.mnist import Dataset, batch_bounds, cache_folder, iterations_per_epoch, scale_pixels
+from npgan.data.batches import batch_bounds, iterations_per_epoch, scale_pixels
+from npgan.data.mnist import Dataset, cache_folder
 from npgan.files import replacing
-from npgan.nn import ops
-from npgan.nn import philox as random
+from npgan.gan import IMAGE_PIXELS
+from npgan.nn import ops, philox
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
-from npgan.nn.network import IMAGE_PIXELS, Sequential
+from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
 
 Report = Callable[[str], None]
@@ -52,18 +53,18 @@ class Classifier:
     def __init__(self, recipe: Recipe, backend: Backend) -> None:
         layers: list[Layer] = []
         width = IMAGE_PIXELS
-        for site, (hidden, rate) in enumerate(zip(recipe.widths, recipe.dropout, strict=True)):
-            layers += [Dense(width, hidden), LeakyReLU(recipe.slope), Dropout(rate, site)]
+        for hidden, rate in zip(recipe.widths, recipe.dropout, strict=True):
+            layers += [Dense(width, hidden), LeakyReLU(recipe.slope), Dropout(rate)]
             width = hidden
         layers.append(Dense(width, CLASSES))
-        self.network = Sequential(layers, IMAGE_PIXELS, xp=backend.xp)
+        self.network = Sequential(layers, xp=backend.xp)
 
     def features_and_probabilities(self, images: Array) -> tuple[np.ndarray, np.ndarray]:
         """Shapes: images (N, 784) in [−1, 1] → the last hidden layer (N, F) and the classes' probabilities (N, K)."""
         features, probabilities = [], []
         for start in range(0, len(images), _ROWS):
             logits, caches = self.network.forward(images[start : start + _ROWS])
-            features.append(to_numpy(caches[-1].x))  # the input of the last Dense layer
+            features.append(to_numpy(caches[-1]))  # the input of the last Dense layer
             probabilities.append(to_numpy(ops.softmax(logits)))
         return np.concatenate(features), np.concatenate(probabilities)
 
@@ -103,24 +104,21 @@ def cached(data: Dataset, recipe: Recipe) -> bool:
 def train(classifier: Classifier, data: Dataset, recipe: Recipe, backend: Backend, progress: Report) -> None:
     """Adam on the softmax cross-entropy, in batches whose order and dropout follow from the recipe's seed."""
     network = classifier.network
-    network.initialise(recipe.seed, 0)
+    network.initialize(recipe.seed)
     adam = Adam.for_parameters(network.parameters, recipe.lr, 0.9, 0.999, 1e-8)
     images, labels = backend.to_device(data.images), backend.to_device(np.asarray(data.labels, dtype=np.int64))
     count = len(images)
     per_epoch = iterations_per_epoch(count, recipe.batch_size)
-    buffers = {
-        rows: network.allocate(rows) for rows in {min(count, recipe.batch_size), count % recipe.batch_size} - {0}
-    }
     for epoch in range(recipe.epochs):
-        order = random.permutation(recipe.seed, epoch, count, backend.xp)
+        order = philox.permutation(recipe.seed, epoch, count, backend.xp)
         loss = 0.0
         for iteration in range(per_epoch):
             step = epoch * per_epoch + iteration
             picked = order[batch_bounds(iteration, count, recipe.batch_size)]
             x = scale_pixels(_shifted(images[picked], recipe, step))
-            logits, caches = network.forward(x, DropoutKey(recipe.seed, step, 0), buffers[len(picked)])
+            logits, caches = network.forward(x, DropoutKey(recipe.seed, step, 0))
             dlogits = ops.softmax_cross_entropy_backward(logits, labels[picked])
-            network.backward(dlogits, caches, need_dx=False, buffers=buffers[len(picked)])
+            network.backward(dlogits, caches)
             adam.lr = recipe.lr * (1.0 - step / (recipe.epochs * per_epoch))
             adam.update(network.parameters, network.gradients)
             loss += float(ops.softmax_cross_entropy_forward(logits, labels[picked]))
@@ -129,7 +127,7 @@ def train(classifier: Classifier, data: Dataset, recipe: Recipe, backend: Backen
 
 def _shifted(pixels: Array, recipe: Recipe, step: int) -> Array:
     """The batch (N, 784) moved as a whole. What leaves on one side enters on the other, where MNIST is empty."""
-    words = random.random_words(recipe.seed, random.Stream.EVAL, step, _SHIFT_SITE, 2) % (2 * recipe.shift + 1)
+    words = philox.random_words(recipe.seed, philox.Stream.EVAL, step, _SHIFT_SITE, 2) % (2 * recipe.shift + 1)
     down, right = (int(word) - recipe.shift for word in words)
     side = int(IMAGE_PIXELS**0.5)
     return np.roll(pixels.reshape(-1, side, side), (down, right), axis=(1, 2)).reshape(-1, IMAGE_PIXELS)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from npgan.backend import Array, Backend, select, to_numpy
-from npgan.data.mnist import Dataset, fingerprint, first_images, iterations_per_epoch, load_dataset
+from npgan.data.batches import iterations_per_epoch
+from npgan.data.mnist import Dataset, fingerprint, first_images, load_dataset
 from npgan.errors import InputError
 from npgan.evaluation.classifier import cached
 from npgan.evaluation.figures import RECIPE, Judge, check_sample_count

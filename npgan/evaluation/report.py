@@ -48,7 +48,7 @@ class Facts(NamedTuple):
 
 
 class Steps:
-    """Progress of a job of ``total`` steps: a bar with time left on a terminal, else a line for each step."""
+    """Progress of a job of ``total`` steps: a bar with ETA on a terminal, else a line for each step."""
 
     def __init__(self, console: Console, total: int, quiet: bool) -> None:
         self._console, self._total, self._quiet = console, total, quiet
@@ -59,11 +59,17 @@ class Steps:
 
     def __enter__(self) -> Steps:
         if self._live:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-            from rich.progress import TimeRemainingColumn as Left
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )  # fmt: skip
 
             self._progress = Progress(
-                BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), Left(),
+                BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
                 TextColumn("{task.description}", markup=False), console=self._console,
             )  # fmt: skip
             self._task = self._progress.add_task("", total=self._total)
@@ -90,7 +96,7 @@ class Steps:
         elif not self._quiet:
             seconds = time.perf_counter() - self._start
             left = seconds / self._done * (self._total - self._done)
-            line = f"{self._done}/{self._total}  {seconds:.0f} s, about {left:.0f} s left  {text}"
+            line = f"{self._done}/{self._total}  {seconds:.0f} s, ETA {left:.0f} s  {text}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from npgan.backend import Array, Backend, array_module, to_numpy
 from npgan.evaluation.distances import squared_distances
-from npgan.gan import sample
-from npgan.nn import philox as random
-from npgan.nn.network import IMAGE_PIXELS, Sequential
+from npgan.gan import IMAGE_PIXELS
+from npgan.nn import philox
+from npgan.nn.network import Sequential
 
 KMEANS_ITERATIONS = 5  # of Lloyd's: on MNIST a sixth one moves the log-likelihood by less than a nat
 _ROWS = 1000
@@ -22,8 +22,8 @@ _NOISE_SITE = 2  # of the random stream EVAL; 0 is the generator's noise
 
 def from_generator(g: Sequential, n: int, seed: int, backend: Backend) -> Array:
     """The images that ``npgan sample --n n --seed seed`` draws."""
-    noise = backend.to_device(random.normal(seed, random.Stream.EVAL, 0, 0, (n, g.input_width)))
-    images = np.concatenate([sample(g, noise[start : start + _ROWS]) for start in range(0, n, _ROWS)])
+    noise = backend.to_device(philox.normal(seed, philox.Stream.EVAL, 0, 0, (n, len(g.tensors["0.weight"]))))
+    images = np.concatenate([g(noise[start : start + _ROWS]) for start in range(0, n, _ROWS)])
     images += 1.0
     images *= 0.5
     return images
@@ -31,12 +31,12 @@ def from_generator(g: Sequential, n: int, seed: int, backend: Backend) -> Array:
 
 def noise_images(n: int, seed: int, backend: Backend) -> Array:
     """Every pixel by itself, uniform."""
-    return random.uniform(seed, random.Stream.EVAL, 0, _NOISE_SITE, (n, IMAGE_PIXELS), np.float32, backend.xp)
+    return philox.uniform(seed, philox.Stream.EVAL, 0, _NOISE_SITE, (n, IMAGE_PIXELS), np.float32, backend.xp)
 
 
 def which_real(count: int, n: int, seed: int) -> np.ndarray:
     """n of ``count`` places, each at most once, in random order: (n,)."""
-    return random.permutation(seed, 0, count)[:n]
+    return philox.permutation(seed, 0, count)[:n]
 
 
 def kmeans_centres(images: Array, n: int, seed: int, progress: Callable[[str], None]) -> Array:

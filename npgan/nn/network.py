@@ -24,8 +24,8 @@ class Sequential:
     def __init__(self, layers: Sequence[Layer], dtype: Any = np.float32, xp: ModuleType = np) -> None:
         """All parameters start at 0, see ``initialize``. Raises ValueError when a layer does not fit the one before."""
         self.layers = list(layers)
-        for site, layer in enumerate(layer for layer in layers if isinstance(layer, Dropout)):
-            layer.site = site
+        for site, dropout in enumerate(layer for layer in layers if isinstance(layer, Dropout)):
+            dropout.site = site
         width: int | None = None
         for layer in layers:
             width = layer.output_width(width)

@@ -19,18 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from npgan.backend import Backend, to_numpy
+from npgan.backend import Array, Backend, to_numpy
 from npgan.config import TrainConfig
 from npgan.errors import InputError
-from npgan.files import becoming
-from npgan.engines import REFERENCE, Kernels
-from npgan.nn.optim import optimiser_for
-from npgan.gan import StepMetrics, TrainState, new_networks
+from npgan.files import atomic_path
+from npgan.gan import StepMetrics, TrainState, new_state
 
 FORMAT = 1
 EPOCH_TOTALS = "training.epoch_totals"
 _MOST_HEADER_BYTES = 1 << 16  # ours have 5,000. A header of nothing but tiny entries would ask for many times its size
-_SPEAKING = {"backend", "precision", "kernels", "products", "data_dir", "data_sha256"}  # texts of ``runtime``
+_TEXTS = {"backend", "precision", "kernels", "gemm", "products", "data_dir", "data_sha256"}  # of ``runtime``
 
 
 class DamagedCheckpoint(InputError):
@@ -74,7 +72,7 @@ def save(path: Path, state: TrainState, config: TrainConfig, runtime: dict[str, 
         name: TensorSpec(dtype=array.dtype.name, shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
         for name, array in tensors.items()
     }
-    with becoming(path) as temporary:
+    with atomic_path(path) as temporary:
         try:  # not safetensors.numpy.save: it holds the whole file twice
             serialize_file(specs, temporary, metadata={"npgan": f"{_digest(body, tensors)} {body}"})
         except SafetensorError as error:
@@ -125,27 +123,29 @@ def _read_metadata(path: Path, body: str) -> tuple[TrainConfig, int, dict[str, A
         if values["format"] != FORMAT:
             raise InputError(f"{path}: checkpoint format {values['format']!r}, this version of npgan reads {FORMAT}")
         step, runtime = values["step"], values["runtime"]
-        texts = [runtime[name] for name in _SPEAKING & set(runtime)]
+        texts = [runtime[name] for name in _TEXTS & set(runtime)]
         if type(step) is not int or not 0 <= step < 2**53 or not all(isinstance(text, str | None) for text in texts):
             raise ValueError("step or runtime")
-        return TrainConfig.from_dict(values["config"]), step, dict(runtime)
+        return TrainConfig.from_dict(dict(values["config"])), step, dict(runtime)
     except InputError as error:
         raise InputError(error if str(error).startswith(f"{path}:") else f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DamagedCheckpoint(f"{path}: damaged checkpoint: its metadata are not those of a run") from None
 
 
-def restore(checkpoint: Checkpoint, backend: Backend, kernels: Kernels = REFERENCE) -> TrainState:
+def restore(checkpoint: Checkpoint, backend: Backend) -> TrainState:
     """The training state that was saved, on ``backend``. Raises InputError when the tensors do not fit the config."""
-    config, tensors = checkpoint.config, checkpoint.tensors
-    first = tensors.get("generator.0.weight")
-    if first is None or config.latent_dim not in first.shape:  # before networks of the config's size are allocated
+    first = checkpoint.tensors.get("generator.0.weight")
+    if first is None or checkpoint.config.latent_dim not in first.shape:  # before networks of that size are allocated
         raise InputError(f"{checkpoint.path}: its tensor generator.0.weight is not that of its configuration")
-    g, d = new_networks(config, backend, kernels=kernels)
-    adam_g = optimiser_for(config, g.parameters, config.lr_g, kernels)
-    adam_d = optimiser_for(config, d.parameters, config.lr_d, kernels)
-    adam_g.step = adam_d.step = checkpoint.step  # both nets are updated once in every iteration
-    state = TrainState(g, d, adam_g, adam_d, checkpoint.step)
+    state = new_state(checkpoint.config, backend)
+    load_into(checkpoint, state, backend)
+    return state
+
+
+def load_into(checkpoint: Checkpoint, state: TrainState, backend: Backend) -> None:
+    """Sets the state to what was saved, in the arrays that it has. Raises InputError when the tensors do not fit them."""
+    tensors = checkpoint.tensors
     expected = _named_arrays(state)
     if set(tensors) != {*expected, EPOCH_TOTALS}:
         raise InputError(f"{checkpoint.path}: its tensors are not those of its configuration")
@@ -158,17 +158,18 @@ def restore(checkpoint: Checkpoint, backend: Backend, kernels: Kernels = REFEREN
     totals = checkpoint.epoch_totals
     if totals.shape != (len(StepMetrics._fields),) or totals.dtype != np.float64:
         raise InputError(f"{checkpoint.path}: tensor {EPOCH_TOTALS} is not one number for each metric")
-    return state
+    # both nets are updated once in every iteration
+    state.step = state.optimizer_g.step = state.optimizer_d.step = checkpoint.step
 
 
-def _named_arrays(state: TrainState) -> dict[str, Any]:
-    arrays: dict[str, Any] = {}
-    for net_name, net, adam in (
-        ("generator", state.generator, state.adam_g),
-        ("discriminator", state.discriminator, state.adam_d),
+def _named_arrays(state: TrainState) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for name, net, optimizer in (
+        ("generator", state.generator, state.optimizer_g),
+        ("discriminator", state.discriminator, state.optimizer_d),
     ):
-        arrays |= {f"{net_name}.{name}": array for name, array in net.tensors.items()}
-        arrays |= {f"{net_name}.{name}": array for name, array in adam.tensors().items()}
+        arrays |= {f"{name}.{tensor}": array for tensor, array in net.tensors.items()}
+        arrays |= {f"{name}.adam.m": optimizer.m, f"{name}.adam.v": optimizer.v}
     return arrays
 
 

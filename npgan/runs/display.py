@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from npgan.runs.pictures import heat_map, loss_curves, save_grid, to_uint8
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
@@ -215,7 +216,7 @@ class TrainingDisplay:
 
     def _fields(self) -> dict[str, Any]:
         elapsed = " elapsed" if self._console.width >= 100 else ""  # in 80 columns there is no room for the word
-        times = f"{_duration(self._clock() - self._start_time)}{elapsed}, {self._left()} left"
+        times = f"{_duration(self._clock() - self._start_time)}{elapsed}, ETA {self._eta()}"
         return {"where": self._epoch_text(), "losses": self._losses(), "rate": _rate(self._speed()), "times": times}
 
     def _update(self, now: float) -> None:
@@ -248,14 +249,14 @@ class TrainingDisplay:
         return f"loss D {_loss(self._loss_d)}{between}G {_loss(self._loss_g)}"
 
     def _pace(self) -> str:
-        return f"{_rate(self._speed())}  left {self._left()}"
+        return f"{_rate(self._speed())}  ETA {self._eta()}"
 
     def _speed(self) -> float | None:
         """Iterations per second over the latest updates, None before there are any."""
         (first_time, first_step), (last_time, last_step) = self._updates[0], self._updates[-1]
         return (last_step - first_step) / (last_time - first_time) if last_time > first_time else None
 
-    def _left(self) -> str:
+    def _eta(self) -> str:
         speed = self._speed()
         return _duration((self._total_steps - self._step) / speed) if speed else "-:--"
 

@@ -6,28 +6,29 @@ temporary file, a torn last line or a metrics line past the checkpoint, and ``re
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, save
-from npgan.config import TrainConfig
+from npgan.config import TrainConfig, parse_config
+from npgan.engines import Report
 from npgan.errors import InputError
 from npgan.files import replacing
-from npgan.runs.pictures import save_grid
-from npgan.runs.lock import locked
 from npgan.gan import StepMetrics, TrainState
+from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, save
+from npgan.runs.pictures import save_grid
 
-Report = Callable[[str], None]  # receives one line for the user
-
-CHECKPOINT_BYTES = 36e6  # of the tutorial's networks, for the header
+LOCK_FILE = ".lock"
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{9,15})\.safetensors")
@@ -40,6 +41,8 @@ _TEMPORARY_NAME = re.compile(
     r"\.tmp\w{6}"  # of safetensors
 )
 _METRICS = {"epoch", "step", *StepMetrics._fields, "seconds", "images_per_second"}
+_KEEPING = ("checkpoint_every", "keep")  # in config.json, beside the fields of TrainConfig
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _MOST_TEXT = 1 << 20  # bytes of a config.json that we are willing to read
 
 
@@ -47,13 +50,30 @@ class Keeping(NamedTuple):
     """When checkpoints are made and which stay."""
 
     every: int | None = None  # epochs from one to the next; None: at the first epoch's end after a minute
-    last: int = 3  # so many stay, and the milestones, those after a multiple of ``output_period`` epochs
+    last: int | None = None  # so many stay, besides those after a multiple of ``output_period`` epochs; None: 3
 
-    def check(self) -> None:
+    @property
+    def most(self) -> int:
+        return 3 if self.last is None else self.last
+
+    def check(self) -> Keeping:
         """Raises InputError, naming the flag."""
-        for flag, value in (("--checkpoint-every", 1 if self.every is None else self.every), ("--keep", self.last)):
-            if type(value) is not int or not 1 <= value < 2**31:
+        for flag, value in (("--checkpoint-every", self.every), ("--keep", self.last)):
+            if value is not None and (type(value) is not int or not 1 <= value < 2**31):
                 raise InputError(f"{flag} must be a whole number from 1 to {2**31 - 1}, got {value!r}")
+        return self
+
+    def updated(self, asked: Keeping) -> Keeping:
+        """What ``asked`` says, and where it says nothing this. Raises InputError."""
+        return Keeping(*(old if new is None else new for old, new in zip(self, asked, strict=True))).check()
+
+    def describe(self, output_period: int) -> str:
+        """For the run's header."""
+        if self.every is None:
+            when = "every minute, at an epoch's end"
+        else:
+            when = "after every epoch" if self.every == 1 else f"every {self.every} epochs"
+        return f"{when}; kept: the last {self.most}, and one every {output_period} epochs"
 
 
 def _print_problem(line: str) -> None:
@@ -70,7 +90,7 @@ class RunFolder:
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.latest_file = self.checkpoints / "latest"
-        self.keeping_file = self.checkpoints / "kept.json"
+        self.old_keeping_file = self.checkpoints / "kept.json"
         self.last_saved: Path | None = None  # the newest checkpoint that this process knows to be whole
 
     @classmethod
@@ -100,9 +120,34 @@ class RunFolder:
         run._refuse_links()
         return run
 
-    def locked(self, report: Report) -> Any:
-        """A context manager: this process alone writes here. Raises InputError when another one does."""
-        return locked(self.path, report)
+    @contextmanager
+    def locked(self, report: Report) -> Iterator[None]:
+        """This process alone writes here. Raises InputError, naming the process, when another one has the lock.
+
+        The lock ends with the process that holds it, however that ends. The file says who holds it, for people; it is
+        emptied at the end, so words in a file without a lock were left by a kill and are reported. Where the file system
+        has no locks that is reported too.
+        """
+        path = self.path / LOCK_FILE
+        lock = FileLock(path, timeout=0, mode=0o666)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(f"{self.path}: in use by {_holder(path) or 'another process'}") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+            report(f"{path}: no locks here ({error.strerror}): start only one process on this run")
+        if holder := _holder(path):
+            report(f"{self.path}: {holder} ended without saying so: taking over")
+        with suppress(OSError):  # on Windows nobody may write into a locked file
+            path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.truncate(path, 0)
+            lock.release()
 
     def refuse_to_overwrite(self, overwrite: bool) -> None:
         """Raises InputError when a run is here and ``overwrite`` is not set."""
@@ -110,7 +155,7 @@ class RunFolder:
             return
         if self._checkpoint_files():
             raise InputError(
-                f"--out {self.path}: holds a run already: go on with --resume {self.path}, or add --overwrite"
+                f"--out {self.path}: holds a run already: resume with --resume {self.path}, or add --overwrite"
             )
         if self.config_file.exists() or self.metrics_file.exists():
             raise InputError(f"--out {self.path}: holds a run without a checkpoint: add --overwrite to replace it")
@@ -123,7 +168,7 @@ class RunFolder:
     def clear(self) -> None:
         """Removes what an earlier run left, and nothing else."""
         self.latest_file.unlink(missing_ok=True)
-        for file in (*self._checkpoint_files(), self.keeping_file, self.metrics_file, self.config_file):
+        for file in (*self._checkpoint_files(), self.old_keeping_file, self.metrics_file, self.config_file):
             file.unlink(missing_ok=True)
         self._remove_named(self.checkpoints, _SET_ASIDE_NAME)
         self._remove_named(self.samples, _SAMPLE_NAME)
@@ -131,7 +176,7 @@ class RunFolder:
         self._remove_temporary()
 
     def recover(self, report: Report) -> Checkpoint:
-        """The checkpoint to go on from. Takes away what a kill left and sets damaged checkpoints aside; call it locked."""
+        """The checkpoint to resume from. Takes away what a kill left and sets damaged checkpoints aside; call it locked."""
         self.samples.mkdir(exist_ok=True)
         self._remove_temporary()
         checkpoint = self.latest_checkpoint(report)
@@ -154,32 +199,38 @@ class RunFolder:
 
     # --- configuration
 
-    def write_config(self, config: TrainConfig) -> None:
-        write_text(self.config_file, config.to_json() + "\n")
+    def write_config(self, config: TrainConfig, keeping: Keeping) -> None:
+        values = {**config.to_dict(), **dict(zip(_KEEPING, keeping, strict=True))}
+        write_text(self.config_file, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
     def read_config(self) -> TrainConfig | None:
         """None when there is no config.json: a kill may come before it is written. Raises InputError naming the file."""
-        if not self.config_file.exists():
-            return None
-        try:
-            return TrainConfig.from_json(_read_text(self.config_file))
-        except InputError as error:
-            raise InputError(f"{self.config_file}: {error}") from None
-
-    def write_keeping(self, keeping: Keeping) -> None:
-        write_text(self.keeping_file, json.dumps(keeping._asdict()) + "\n")
+        with self._naming_config():
+            values = self._config_values()
+            if values is None:
+                return None
+            return TrainConfig.from_dict({name: value for name, value in values.items() if name not in _KEEPING})
 
     def read_keeping(self) -> Keeping:
-        """What the run was started with. Raises InputError naming the file."""
-        if not self.keeping_file.exists():
-            return Keeping()
+        """What the run was started with. Older versions wrote it into kept.json. Raises InputError naming the file."""
+        with self._naming_config():
+            values = self._config_values() or {}
+            if not self.old_keeping_file.exists() or set(_KEEPING) & set(values):
+                return Keeping(*(values.get(name) for name in _KEEPING)).check()
         try:
-            values = json.loads(_read_text(self.keeping_file))
-            keeping = Keeping(**values)
-            keeping.check()
-            return keeping
+            return Keeping(**json.loads(_read_text(self.old_keeping_file))).check()
         except (ValueError, TypeError, RecursionError):
-            raise InputError(f"{self.keeping_file}: damaged: remove it to keep checkpoints by default") from None
+            raise InputError(f"{self.old_keeping_file}: damaged: remove it to keep checkpoints by default") from None
+
+    def _config_values(self) -> dict[str, Any] | None:
+        return parse_config(_read_text(self.config_file)) if self.config_file.exists() else None
+
+    @contextmanager
+    def _naming_config(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self.config_file}: {error}") from None
 
     # --- checkpoints
 
@@ -285,6 +336,16 @@ def write_text(path: Path, text: str) -> None:
     """Replaces a small file whole."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def _holder(lock_file: Path) -> str:
+    """The first line of the lock file, made printable; "" where it cannot be read."""
+    try:
+        with open(lock_file, encoding="utf-8", errors="replace") as file:
+            line = file.read(200).split("\n")[0]
+    except OSError:
+        return ""
+    return "".join(letter for letter in line if letter.isprintable())
 
 
 def _flush(path: Path) -> None:

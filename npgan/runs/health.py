@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from npgan.backend import Array, array_module
 from npgan.config import TrainConfig
-from npgan.engines.schedule import BackwardRoom, ForwardRoom, Stage
-from npgan.nn.layers import Dropout, Layer
-from npgan.nn.network import Buffers, Sequential
-from npgan.gan import StepMetrics, TrainState, Workspace
-
-Tensor = tuple[str, str, Array]  # net, name, array
+from npgan.engines.base import Tensor
+from npgan.gan import StepMetrics, TrainState
 
 # A sign must last: on MNIST with the tutorial's settings D tells real from fake to 99.8 % in epoch 2 and recovers by itself.
 LASTING_EPOCHS, LASTING_STEPS = 10, 4000
@@ -26,15 +22,9 @@ class TrainingDiverged(RuntimeError):
     """A loss or a gradient is no longer a finite number."""
 
 
-def first_non_finite(state: TrainState, config: TrainConfig, workspace: Workspace | None) -> tuple[str, str] | None:
-    """Net and name of the first tensor, in the order of computation, of the last iteration that is not finite.
-
-    ``workspace``: the one of that iteration, which still holds all that was computed.
-    """
-    for net, name, array in _in_order(state, config, workspace) if workspace else ():
-        if not _finite(array):
-            return net, name
-    return None
+def first_non_finite(tensors: Iterable[Tensor]) -> tuple[str, str] | None:
+    """Net and name of the first tensor that is not finite, None where all are."""
+    return next(((net, name) for net, name, array in tensors if not _finite(array)), None)
 
 
 def diagnosis(
@@ -75,7 +65,7 @@ def collapse_signs(
     signs = {
         "D wins": (
             all(line["d_real"] > SURE and line["d_fake"] < 1.0 - SURE for line in window),
-            "D is right about all images, real and fake: G can hardly learn; "
+            "D saturated: it is right about all images, real and fake, so G can hardly learn; "
             "if the samples get no better try a lower --lr-d, --label-smoothing 0.1 or --loss bce-logits",
         ),
         "D is fooled": (
@@ -107,58 +97,6 @@ def samples_alike(samples: Array, real_spread: float, step: int) -> str | None:
         "the samples are all alike: G has collapsed onto one image; "
         "try a lower --lr-g, --label-smoothing 0.1, another --seed, or go back to an earlier checkpoint"
     )
-
-
-# --- everything that an iteration computes, in its order
-
-
-def _in_order(state: TrainState, config: TrainConfig, w: Workspace) -> Iterator[Tensor]:
-    g, d = state.generator, state.discriminator
-    yield "generator", "noise", w.latent
-    yield from _forward("generator", g, w.generator, dropout=False)
-    yield "discriminator", "images", w.images
-    yield from _forward("discriminator", d, w.discriminator_d, dropout=True)
-    yield from _backward("discriminator", d, w.discriminator_d, dropout=True, input_needed=False)
-    yield from _gradients("discriminator", d)
-    dropout_g = config.dropout_in_g_step
-    yield from _forward("discriminator", d, w.discriminator_g, dropout_g, " (G step)")
-    yield from _backward("discriminator", d, w.discriminator_g, dropout_g, input_needed=True, where=" (G step)")
-    yield from _backward("generator", g, w.generator, dropout=False, input_needed=False)
-    yield from _gradients("generator", g)
-
-
-def _forward(net: str, network: Sequential, buffers: Buffers, dropout: bool, where: str = "") -> Iterator[Tensor]:
-    for stage, room in zip(network.stages, buffers.y, strict=True):
-        if dropout or not isinstance(stage, Dropout):  # one that is off leaves its buffer as it was allocated
-            y = room.y if isinstance(room, ForwardRoom) else room
-            yield net, f"output of {_name(network, stage)}{where}", y
-
-
-def _backward(
-    net: str, network: Sequential, buffers: Buffers, dropout: bool, input_needed: bool, where: str = ""
-) -> Iterator[Tensor]:
-    for index in reversed(range(len(network.stages))):
-        stage, room = network.stages[index], buffers.dx[index]
-        if isinstance(stage, Dropout) and not dropout:
-            continue
-        name = _name(network, stage)
-        if isinstance(room, BackwardRoom):
-            yield net, f"gradient before the activation of {name}{where}", room.dz
-        if index > 0 or input_needed:
-            dx = room.dx if isinstance(room, BackwardRoom) else room
-            yield net, f"gradient of the input of {name}{where}", dx
-
-
-def _gradients(net: str, network: Sequential) -> Iterator[Tensor]:
-    for name, array in reversed(network.gradient_tensors.items()):
-        yield net, f"gradient of {name}", array
-
-
-def _name(network: Sequential, stage: Layer | Stage) -> str:
-    """A stage has the name of its Dense layer, which is also that of its parameters."""
-    layer = stage.dense if isinstance(stage, Stage) else stage
-    index = next(index for index, each in enumerate(network.layers) if each is layer)
-    return f"layer {index} ({type(layer).__name__})"
 
 
 def _finite(array: Array) -> bool:

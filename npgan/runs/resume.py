@@ -1,25 +1,22 @@
-"""What a run takes over from the checkpoint that it goes on from, and what it must not change."""
+"""What a run takes over from the checkpoint that it is resumed from, and what it must not change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from npgan.engines.cpu import blas
-from npgan import engines as kernels
-from npgan.backend import Backend, select
-from npgan.runs.checkpoint import Checkpoint
-from npgan.config import TrainConfig
+from npgan.config import TrainConfig, flag_name
+from npgan.engines import Compute
 from npgan.errors import InputError
-from npgan.engines.cuda.kernels import unsupported
-from npgan.runs.folder import Keeping, RunFolder
+from npgan.runs.checkpoint import Checkpoint
+from npgan.runs.folder import RunFolder
 
-_MAY_CHANGE_BYTES = ("backend", "precision", "kernels", "products")  # of a checkpoint's ``runtime``
+_MAY_CHANGE_BYTES = ("backend", "precision", "kernels", "gemm")  # of a checkpoint's ``runtime``
 
 
 def what_changed(before: dict[str, Any], runtime: dict[str, Any]) -> str | None:
-    """A warning when the run goes on in another way than the one that its checkpoint records."""
+    """A warning when the run is resumed in another way than the one that its checkpoint records."""
+    before = {"gemm": before.get("products"), **before}  # as older versions named it
     changed = [
         f"{name} {runtime[name]} after {before[name]}"
         for name in _MAY_CHANGE_BYTES
@@ -28,7 +25,7 @@ def what_changed(before: dict[str, Any], runtime: dict[str, Any]) -> str | None:
     if not changed:
         return None
     return (
-        f"--resume: goes on with {', '.join(changed)}: the bytes may differ from those of a run that was never stopped"
+        f"--resume: resumes with {', '.join(changed)}: the bytes may differ from those of a run that was never stopped"
     )
 
 
@@ -57,7 +54,7 @@ def resumed_config(saved: TrainConfig, flags: dict[str, Any], dataset: str) -> T
         asked["dataset"] = dataset
     epochs = asked.pop("epochs", saved.epochs)
     differing = [
-        f"--{name.replace('_', '-')} is {getattr(saved, name)}, not {value}"
+        f"{flag_name(name)} is {getattr(saved, name)}, not {value}"
         for name, value in sorted(asked.items())
         if value != getattr(saved, name)
     ]
@@ -68,41 +65,10 @@ def resumed_config(saved: TrainConfig, flags: dict[str, Any], dataset: str) -> T
     return replace(saved, epochs=epochs)
 
 
-def keeping_of(default: Keeping, every: int | None, last: int | None) -> Keeping:
-    """The flags, where given. Raises InputError."""
-    keeping = Keeping(default.every if every is None else every, default.last if last is None else last)
-    keeping.check()
-    return keeping
-
-
-def select_as_before(
-    backend_name: str,
-    precision: str | None,
-    kernels_name: str,
-    products: blas.Products,
-    before: dict[str, Any],
-    config: TrainConfig,
-    report: Callable[[str], None],
-) -> tuple[Backend, str, kernels.Kernels]:
-    """Backend, precision and kernels for ``config``. What is "auto" stays, where it can, as the resumed checkpoint has it.
-
-    ``before``: that checkpoint's ``runtime``, empty for a new run. Raises InputError.
-    """
-    asked_for = backend_name
-    if backend_name == "auto" and before.get("backend") == "numpy":
-        backend_name = "numpy"
-    if precision is None:
-        same = before.get("backend") == backend_name or backend_name == "auto"
-        precision = (before.get("precision") if same else None) or "fp32"
-    if precision == "tf32" and config.eval_every is not None:
-        raise InputError(
-            "--eval-every measures in float32, so not with --precision tf32: npgan evaluate can, afterwards"
-        )
-    backend = select(backend_name, precision)
-    if backend_name != asked_for:
-        backend = replace(backend, reason="as before")
-    if kernels_name == "auto" and before.get("kernels") == "reference":
-        return backend, precision, replace(kernels.REFERENCE, reason="as before")
-    if backend.name == "numpy":
-        return backend, precision, kernels.select(kernels_name, products.threads, report, products.asked)
-    return backend, precision, kernels.select_for_gpu(kernels_name, backend.xp, precision, unsupported(config), report)
+def as_before(asked: Compute, before: dict[str, Any]) -> Compute:
+    """``asked``, where what it leaves open is, if it can be, as the checkpoint's ``runtime`` has it."""
+    backend = "numpy" if asked.backend == "auto" and before.get("backend") == "numpy" else asked.backend
+    kernels = "reference" if asked.kernels == "auto" and before.get("kernels") == "reference" else asked.kernels
+    same = before.get("backend") == backend or backend == "auto"
+    precision = asked.precision or (before.get("precision") if same else None)
+    return replace(asked, backend=backend, precision=precision, kernels=kernels)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from npgan.nn import philox as random
 from npgan.backend import Backend, select, to_numpy
-from npgan.runs.checkpoint import restore
 from npgan.errors import InputError
+from npgan.nn import philox
 from npgan.nn.network import Sequential
-from npgan.runs.pictures import save_grid
+from npgan.runs.checkpoint import restore
 from npgan.runs.folder import RunFolder
-from npgan.gan import sample
+from npgan.runs.pictures import save_grid
 
 
 def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: bool, backend_name: str) -> str:
@@ -48,11 +47,11 @@ def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: b
 
 def _generate_in_batches(g: Sequential, noise: np.ndarray, backend: Backend, rows: int = 1000) -> np.ndarray:
     parts = [noise[start : start + rows] for start in range(0, len(noise), rows)]
-    return np.concatenate([to_numpy(sample(g, backend.to_device(part))) for part in parts])
+    return np.concatenate([to_numpy(g(backend.to_device(part))) for part in parts])
 
 
 def noise_vectors(seed: int, count: int, latent_dim: int, site: int = 0) -> np.ndarray:
-    return random.normal(seed, random.Stream.EVAL, 0, site, (count, latent_dim))
+    return philox.normal(seed, philox.Stream.EVAL, 0, site, (count, latent_dim))
 
 
 def _interpolation(seed: int, count: int, latent_dim: int, columns: int = 8) -> np.ndarray:

@@ -8,54 +8,100 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from npgan.engines.cpu import blas
-from npgan import engines as kernels
-from npgan.backend import Backend, to_numpy
-from npgan.runs.checkpoint import NotFinite, restore
+from npgan.backend import Backend, select, to_numpy
 from npgan.config import TrainConfig
-from npgan.data.mnist import Dataset, batch_bounds, fingerprint, first_images, iterations_per_epoch, load_dataset
-from npgan.runs.display import TrainingDisplay
+from npgan.data.batches import iterations_per_epoch
+from npgan.data.mnist import Dataset, fingerprint, first_images, load_dataset
+from npgan.engines import Choice, Compute, Report, choose
+from npgan.engines.base import Engine
 from npgan.errors import InputError
-from npgan.runs.health import TrainingDiverged, collapse_signs, diagnosis, first_non_finite, samples_alike, spread
-from npgan.runs.resume import file_config, keeping_of, resumed_config, select_as_before, what_changed
+from npgan.gan import StepMetrics, TrainState, new_state
+from npgan.runs.checkpoint import NotFinite, load, load_into, restore
+from npgan.runs.display import TrainingDisplay
 from npgan.runs.folder import Keeping, RunFolder, newest_run
+from npgan.runs.health import (
+    TrainingDiverged,
+    collapse_signs,
+    diagnosis,
+    first_non_finite,
+    samples_alike,
+    spread,
+)  # fmt: skip
+from npgan.runs.resume import as_before, file_config, resumed_config, what_changed
 from npgan.runs.sample import noise_vectors
-from npgan.gan import StepMetrics, TrainState, Workspace, iterate, new_state, sample
-
-if TYPE_CHECKING:
-    from npgan.evaluation.callback import Observer
 
 RUNS = Path("runs")
 SAMPLE_GRID = 64  # images in a PNG of samples, always from the same noise
 PREVIEW = 4  # of them shown in the terminal
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides those at previews and at the end; one takes about 0.2 s
+SECONDS_PER_CALL = 0.1  # of the engine: so long a Ctrl-C waits, and so often the display is told
+
+Recent = Sequence[tuple[int, list[float]]]  # the last iterations: step, StepMetrics
 
 
 class RunFailed(RuntimeError):
     """The disk or the machine stopped the run. What was saved before is as it was."""
 
 
+class DataChoice(NamedTuple):
+    """Which images."""
+
+    dataset: str = "auto"  # auto, mnist or digits
+    folder: Path | None = None  # of MNIST's files
+
+
+class FolderChoice(NamedTuple):
+    """Which run folder."""
+
+    out: Path | None = None  # of a new run; None: a name with the date
+    resume: str | None = None  # a run folder, or "" for the newest; None: a new run
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for. What a resumed run is not asked, it has as before."""
+
+    config: dict[str, Any] = field(default_factory=dict)  # the fields of TrainConfig that were given
+    data: DataChoice = DataChoice()
+    folder: FolderChoice = FolderChoice()
+    compute: Compute = field(default_factory=Compute)
+    keeping: Keeping = Keeping()
+    quiet: bool = False
+
+
+class Observer(Protocol):
+    """Evaluates a run while it trains."""
+
+    def observe(self, state: TrainState, epoch: int) -> str:
+        """Measures and writes. Returns a line that says what came out. ``state`` is left as it is."""
+
+
+Observe = Callable[[RunFolder, str, Path | None, Backend, int, Report], Observer]
+
+
 @dataclass
 class _Job:
-    """A run that is ready to go on."""
+    """A run that is ready to start or to be resumed."""
 
     run: RunFolder
     config: TrainConfig
-    runtime: dict[str, Any]
+    runtime: dict[str, Any]  # how it is run: what a checkpoint records besides the config
     keeping: Keeping
     backend: Backend
+    choice: Choice
     data: Dataset
     state: TrainState
+    engine: Engine
     history: list[dict[str, Any]]  # metrics of the epochs done
     totals: np.ndarray  # sums of StepMetrics over the unfinished epoch, float64
-    gpu: Any  # kernels.cuda.gpu.Gpu, where whole epochs are done at once, else None
 
     @property
     def per_epoch(self) -> int:
@@ -66,118 +112,123 @@ class _Job:
         milestone_steps = self.config.output_period * self.per_epoch
         try:
             self.run.save_checkpoint(
-                self.state, self.config, self.runtime, self.totals, self.keeping.last, milestone_steps
+                self.state, self.config, self.runtime, self.totals, self.keeping.most, milestone_steps
             )
         except NotFinite as error:
             raise _diverged(self, ("state", str(error)), ()) from None
 
 
-def train(
-    config_flags: dict[str, Any],
-    *,
-    dataset: str = "auto",
-    data_dir: Path | None = None,
-    backend_name: str = "auto",
-    precision: str | None = None,
-    kernels_name: str = "auto",
-    products: blas.Products | None = None,
-    out: Path | None = None,
-    resume: str | None = None,
-    overwrite: bool = False,
-    checkpoint_every: int | None = None,
-    keep: int | None = None,
-    quiet: bool = False,
-) -> int:
+def train(request: Request, observe: Observe | None = None) -> int:
     """Trains and returns the exit status: 0, or 128 + the signal that asked to stop, after saving a checkpoint.
 
-    ``config_flags``: fields of TrainConfig given on the command line. ``resume``: a run folder, or "" for the newest; what
-    is left at None or "auto" is then as it was. Raises InputError for the user's mistakes, TrainingDiverged and RunFailed.
+    ``observe`` makes what ``--eval-every`` evaluates with. Raises InputError for the user's mistakes, TrainingDiverged and
+    RunFailed.
     """
-    report, warn = _reporter(quiet), _reporter(False)
-    products = products or blas.prepare()
-    before: dict[str, Any] = {}  # the runtime of the checkpoint that is resumed
-    with ExitStack() as lock:
-        if resume is None:
-            asked = TrainConfig(dataset="digits", **config_flags)  # a bad flag is told before anything is loaded
-            keeping = keeping_of(Keeping(), checkpoint_every, keep)
-            backend, precision, chosen = select_as_before(
-                backend_name, precision, kernels_name, products, before, asked, report
-            )
-            data = load_dataset(dataset, data_dir, report=report)
-            config = TrainConfig(dataset=data.name, **config_flags)
-            data = first_images(data, config.train_images)
-            run = RunFolder.create(out or _new_run_path(data.name), overwrite)
-            lock.enter_context(run.locked(warn))
-            run.refuse_to_overwrite(overwrite)  # by now another process may have made one
-            run.clear()
-            state = new_state(config, backend, kernels=chosen)
-            history: list[dict[str, Any]] = []
-            totals = np.zeros(len(StepMetrics._fields))
-        else:
-            run = RunFolder.open_existing(Path(resume) if resume else newest_run(RUNS))
-            lock.enter_context(run.locked(warn))
-            checkpoint = run.recover(warn)
-            before = checkpoint.runtime
-            config = resumed_config(file_config(run, checkpoint), config_flags, dataset)
-            keeping = keeping_of(run.read_keeping(), checkpoint_every, keep)
-            backend, precision, chosen = select_as_before(
-                backend_name, precision, kernels_name, products, before, config, report
-            )
-            data_dir = data_dir or (Path(recorded) if (recorded := before.get("data_dir")) else None)
-            data = first_images(load_dataset(config.dataset, data_dir, report=report), config.train_images)
-            if fingerprint(data) != before.get("data_sha256"):
-                raise InputError(
-                    f"--resume {run.path}: the images are not those that the run was trained on ({data.source})"
-                )
-            state = restore(checkpoint, backend, chosen)
-            epochs_done = state.step // iterations_per_epoch(len(data.images), config.batch_size)
-            history = run.cut_metrics(state.step, epochs_done, warn)
-            totals = np.array(checkpoint.epoch_totals)
-        runtime = {
-            "backend": backend.name,
-            "precision": precision,
-            "kernels": chosen.name,
-            "products": _products(chosen, products) if backend.name == "numpy" else None,
-            "data_dir": str(data_dir.resolve()) if data_dir else None,
-            "data_sha256": fingerprint(data),
-        }
-        if changed := what_changed(before, runtime):
-            warn(changed)
-        job = _Job(run, config, runtime, keeping, backend, data, state, history, totals, chosen.gpu)
+    report, warn = _reporter(request.quiet), _reporter(False)
+    with ExitStack() as stack:
+        job = (_new_job if request.folder.resume is None else _resumed_job)(request, stack, report, warn)
+        run, config = job.run, job.config
         try:
             observer = None
-            if config.eval_every is not None:
-                from npgan.evaluation.callback import Observer
-
-                observer = Observer(run, data.name, data_dir, backend, state.step, report)
-            run.write_keeping(keeping)
-            if resume is None:
+            if config.eval_every is not None and observe is not None:
+                folder = Path(job.runtime["data_dir"]) if job.runtime["data_dir"] else None
+                observer = observe(run, job.data.name, folder, job.backend, job.state.step, report)
+            if request.folder.resume is None:
                 job.save()  # from now on there is something to resume
-            run.write_config(config)
-            header = _header(run, config, backend, chosen, products, runtime, data, state, keeping)
-            return _train(job, header, observer, quiet)
+            run.write_config(config, job.keeping)
+            return _train(job, observer, request.quiet)
         except BrokenPipeError:
             raise
         except OSError as error:
             saved = f"the last checkpoint is {run.last_saved}, " if run.last_saved else "there is no checkpoint, "
             raise RunFailed(
-                f"{error.filename or run.path}: {error.strerror or error}; stopped after step {state.step}, {saved}"
-                f"go on with --resume {run.path}"
+                f"{error.filename or run.path}: {error.strerror or error}; stopped after step {job.state.step}, {saved}"
+                f"resume with --resume {run.path}"
             ) from None
 
 
-def _train(job: _Job, header: list[tuple[str, str]], observer: Observer | None, quiet: bool) -> int:
+def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report) -> _Job:
+    asked, folder = TrainConfig(dataset="digits", **request.config), request.folder  # bad flags are told before loading
+    request.keeping.check()
+    backend, choice = _chosen(request.compute, request.compute, asked, report)
+    data = load_dataset(*request.data, report=report)
+    config = replace(asked, dataset=data.name)
+    data = first_images(data, config.train_images)
+    run = RunFolder.create(folder.out or _new_run_path(data.name), folder.overwrite)
+    stack.enter_context(run.locked(warn))
+    run.refuse_to_overwrite(folder.overwrite)  # by now another process may have made one
+    run.clear()
+    state = new_state(config, backend)
+    runtime = _runtime(request.compute, backend, choice, request.data.folder, data)
+    engine = choice.start(state, backend.to_device(data.images), config)
+    totals = np.zeros(len(StepMetrics._fields))
+    return _Job(run, config, runtime, request.keeping, backend, choice, data, state, engine, [], totals)
+
+
+def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Report) -> _Job:
+    run = RunFolder.open_existing(Path(request.folder.resume) if request.folder.resume else newest_run(RUNS))
+    stack.enter_context(run.locked(warn))
+    checkpoint = run.recover(warn)
+    before = checkpoint.runtime
+    config = resumed_config(file_config(run, checkpoint), request.config, request.data.dataset)
+    keeping = run.read_keeping().updated(request.keeping)
+    compute = as_before(request.compute, before)
+    backend, choice = _chosen(compute, request.compute, config, report)
+    folder = request.data.folder or (Path(recorded) if (recorded := before.get("data_dir")) else None)
+    data = first_images(load_dataset(config.dataset, folder, report=report), config.train_images)
+    if fingerprint(data) != before.get("data_sha256"):
+        raise InputError(f"--resume {run.path}: the images are not those that the run was trained on ({data.source})")
+    state = restore(checkpoint, backend)
+    epochs_done = state.step // iterations_per_epoch(len(data.images), config.batch_size)
+    history = run.cut_metrics(state.step, epochs_done, warn)
+    runtime = _runtime(compute, backend, choice, folder, data)
+    if changed := what_changed(before, runtime):
+        warn(changed)
+    engine = choice.start(state, backend.to_device(data.images), config)
+    totals = np.array(checkpoint.epoch_totals)
+    return _Job(run, config, runtime, keeping, backend, choice, data, state, engine, history, totals)
+
+
+def _chosen(compute: Compute, asked: Compute, config: TrainConfig, report: Report) -> tuple[Backend, Choice]:
+    """Backend and engine for ``compute``, of which some may be as before and not as ``asked``. Raises InputError."""
+    if compute.precision == "tf32" and config.eval_every is not None:
+        raise InputError(
+            "--eval-every measures in float32, so not with --precision tf32: npgan evaluate can, afterwards"
+        )
+    backend = select(compute.backend, compute.precision or "fp32")
+    choice = choose(compute, backend, report)
+    if compute.backend != asked.backend:
+        backend = replace(backend, reason="as before")
+    if compute.kernels != asked.kernels:
+        choice = replace(choice, reason="as before")
+    return backend, choice
+
+
+def _runtime(
+    compute: Compute, backend: Backend, choice: Choice, data_dir: Path | None, data: Dataset
+) -> dict[str, Any]:
+    return {
+        "backend": backend.name,
+        "precision": compute.precision or "fp32",
+        "kernels": choice.name,
+        "gemm": choice.sums,
+        "data_dir": str(data_dir.resolve()) if data_dir else None,
+        "data_sha256": fingerprint(data),
+    }
+
+
+def _train(job: _Job, observer: Observer | None, quiet: bool) -> int:
     run, config, state = job.run, job.config, job.state
     with (
         TrainingDisplay(config.epochs, job.per_epoch, state.step, quiet=quiet) as display,
         _stop_signals() as stopped_by,
         np.errstate(all="ignore"),  # a number that is not finite stops the run, in one line that says more
     ):
-        display.header(header)
+        display.header(_header(job))
         interrupted = _train_loop(job, display, stopped_by, observer)
         display.curves(job.history)
         if interrupted:
-            display.done([("stopped", f"after step {state.step}"), ("go on with", f"--resume {run.path}")])
+            display.done([("stopped", f"after step {state.step}"), ("resume with", f"--resume {run.path}")])
             return 128 + interrupted
         display.done([("run", str(run.path)), ("samples", str(run.sample_path(config.epochs)))])
     return 0
@@ -187,22 +238,23 @@ def _train_loop(job: _Job, display: TrainingDisplay, stopped_by: Callable[[], in
     """Runs the iterations; after each epoch metrics, previews, checkpoints. Returns the signal that stopped it, or 0."""
     run, config, state, history, totals = job.run, job.config, job.state, job.history, job.totals
     count, per_epoch = len(job.data.images), job.per_epoch
-    workspaces: dict[int, Workspace] = {}
     recent: deque[tuple[int, list[float]]] = deque(maxlen=20)
     told = {sign for done in range(len(history)) for sign in _signs(job, history[: done + 1])}
     epoch_start = last_save = time.perf_counter()
     steps_here = 0  # of this epoch, in this process
-    for done in _iterations(job, workspaces):
-        for step, values in enumerate(done, state.step - len(done) + 1):
+    together = 1  # iterations in a call of the engine
+    while state.step < config.epochs * per_epoch:
+        call_start = time.perf_counter()
+        metrics = job.engine.run(min(together, per_epoch - state.step % per_epoch))
+        speed = len(metrics) / (time.perf_counter() - call_start)
+        together = max(1, min(2 * len(metrics), int(speed * SECONDS_PER_CALL)))
+        for step, values in enumerate(metrics.tolist(), state.step - len(metrics) + 1):
             recent.append((step, values))
             if not math.isfinite(sum(values)):
-                bounds = batch_bounds((step - 1) % per_epoch, count, config.batch_size)
-                workspace = workspaces.get(bounds.stop - bounds.start)
-                first = first_non_finite(state, config, workspace) or ("metrics", _first_name(values))
-                raise _diverged(job, first, recent)
+                raise _diverged(job, _first_bad(job, step, values), recent)
             totals += values
-        steps_here += len(done)
-        display.step(state.step, *done[-1][:2])
+        steps_here += len(metrics)
+        display.step(state.step, *metrics[-1, :2].tolist())
         if state.step % per_epoch == 0:
             epoch = state.step // per_epoch
             seconds = time.perf_counter() - epoch_start
@@ -230,19 +282,6 @@ def _train_loop(job: _Job, display: TrainingDisplay, stopped_by: Callable[[], in
     return 0
 
 
-def _iterations(job: _Job, workspaces: dict[int, Workspace]) -> Iterator[list[list[float]]]:
-    """Trains, handing over the StepMetrics of what was done: of every iteration, or on a GPU of an epoch at a time."""
-    images = job.backend.to_device(job.data.images)
-    if job.gpu is not None:
-        from npgan.engines.cuda.graph import iterate_epochs
-
-        for metrics in iterate_epochs(job.gpu, job.state, images, job.config):
-            yield metrics.tolist()
-        return
-    for each in iterate(job.state, images, job.config, workspaces):
-        yield [[float(value) for value in each]]
-
-
 def _due(keeping: Keeping, epoch: int, last_save: float) -> bool:
     if keeping.every is None:
         return time.perf_counter() - last_save > SECONDS_BETWEEN_CHECKPOINTS
@@ -252,7 +291,7 @@ def _due(keeping: Keeping, epoch: int, last_save: float) -> bool:
 def _show_samples(job: _Job, epoch: int, display: TrainingDisplay) -> dict[str, str]:
     """Writes and shows samples of always the same noise. Returns a warning, by sign, when they are all alike."""
     noise = noise_vectors(job.config.seed, SAMPLE_GRID, job.config.latent_dim)
-    samples = to_numpy(sample(job.state.generator, job.backend.to_device(noise)))
+    samples = to_numpy(job.state.generator(job.backend.to_device(noise)))
     if not np.isfinite(samples).all():
         raise _diverged(job, ("generator", "samples"), ())
     display.preview(samples[:PREVIEW], epoch, job.run.save_samples(samples, epoch))
@@ -264,11 +303,23 @@ def _signs(job: _Job, history: list[dict[str, Any]]) -> dict[str, str]:
     return collapse_signs(history, job.per_epoch, job.config, job.state.generator.parameters.size)
 
 
-def _first_name(values: list[float]) -> str:
-    return next(name for name, value in zip(StepMetrics._fields, values, strict=True) if not math.isfinite(value))
+def _first_bad(job: _Job, step: int, values: list[float]) -> tuple[str, str]:
+    """Net and name of the first tensor of iteration ``step`` that is not finite. ``values``: its metrics.
+
+    The engine can tell of its last iteration only: where it has gone on, it does those from the last checkpoint to ``step``
+    once more.
+    """
+    state, last = job.state, job.run.last_saved
+    if state.step > step and last is not None:
+        load_into(load(last), state, job.backend)
+        if state.step < step - 1:
+            job.engine.run(step - 1 - state.step)
+        job.engine.run(1)
+    name = next(name for name, value in zip(StepMetrics._fields, values, strict=True) if not math.isfinite(value))
+    return first_non_finite(job.engine.tensors()) or ("metrics", name)
 
 
-def _diverged(job: _Job, first: tuple[str, str], recent: Sequence[tuple[int, list[float]]]) -> TrainingDiverged:
+def _diverged(job: _Job, first: tuple[str, str], recent: Recent) -> TrainingDiverged:
     """The error to raise, after writing down what is known. Nothing of the state is saved."""
     step = recent[-1][0] if recent else job.state.step
     try:
@@ -292,51 +343,29 @@ def _epoch_metrics(epoch: int, step: int, means: np.ndarray, seconds: float, ima
     }
 
 
-def _products(chosen: kernels.Kernels, products: blas.Products) -> str:
-    """What decides the bytes of a product: npgan's own sums in one order, BLAS in one that depends on core and threads."""
-    return "npgan" if chosen.products else f"{blas.core_in_use()} x {products.threads}"
-
-
-def _header(
-    run: RunFolder,
-    config: TrainConfig,
-    backend: Backend,
-    chosen: kernels.Kernels,
-    products: blas.Products,
-    runtime: dict[str, Any],
-    data: Dataset,
-    state: TrainState,
-    keeping: Keeping,
-) -> list[tuple[str, str]]:
-    g, d = state.generator.parameters.size, state.discriminator.parameters.size
-    start = f", from step {state.step}" if state.step else ""
+def _header(job: _Job) -> list[tuple[str, str]]:
+    config, data, choice = job.config, job.data, job.choice
+    g, d = job.state.generator.parameters.size, job.state.discriminator.parameters.size
+    start = f", from step {job.state.step}" if job.state.step else ""
     return [
-        ("backend", f"{backend.name} ({backend.reason})"),
-        ("device", backend.device),
-        ("kernels", f"{chosen.name}, {runtime['precision']} ({chosen.reason})"),
-        *([("products", chosen.products or products.describe())] if backend.name == "numpy" else []),
+        ("backend", f"{job.backend.name} ({job.backend.reason})"),
+        ("device", job.backend.device),
+        ("kernels", f"{choice.name}, {job.runtime['precision']} ({choice.reason})"),
+        *([("matmul", choice.gemm)] if choice.gemm else []),
         ("parameters", f"{g:,} generator + {d:,} discriminator"),
         ("data", f"{data.name}, {len(data.images):,} images: {data.source}"),
-        ("training", f"{config.epochs} epochs of {iterations_per_epoch(len(data.images), config.batch_size)}{start}"),
+        ("training", f"{config.epochs} epochs of {job.per_epoch}{start}"),
         ("seed", str(config.seed)),
-        ("run folder", str(run.path)),
-        ("checkpoints", _when_saved(keeping, config)),
+        ("run folder", str(job.run.path)),
+        ("checkpoints", job.keeping.describe(config.output_period)),
     ]
-
-
-def _when_saved(keeping: Keeping, config: TrainConfig) -> str:
-    if keeping.every is None:
-        when = "every minute, at an epoch's end"
-    else:
-        when = "after every epoch" if keeping.every == 1 else f"every {keeping.every} epochs"
-    return f"{when}; kept: the last {keeping.last}, and one every {config.output_period} epochs"
 
 
 def _new_run_path(dataset: str) -> Path:
     return RUNS / f"{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _reporter(quiet: bool) -> Callable[[str], None]:
+def _reporter(quiet: bool) -> Report:
     from rich.console import Console
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -345,7 +374,7 @@ def _reporter(quiet: bool) -> Callable[[str], None]:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], int]]:
-    """Ctrl-C and SIGTERM are noted, and the loop stops after the iteration. A second one ends the process at once."""
+    """Ctrl-C and SIGTERM are noted, and the loop stops after the call. A second one ends the process at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

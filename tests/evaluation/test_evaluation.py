@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npgan.nn import ops
 from npgan.backend import Backend
-from npgan.runs.checkpoint import load
 from npgan.cli import main
-from npgan.data.mnist import Dataset
 from npgan.data.digits import render
-from npgan.evaluation import distances, figures, sources, while_training
+from npgan.data.idx import write_idx
+from npgan.data.mnist import Dataset
+from npgan.evaluation import callback, distances, figures, sources
 from npgan.evaluation.classifier import Classifier, Recipe, cached, get_classifier
 from npgan.evaluation.distances import any_within, nearest, radii, squared_distances
 from npgan.evaluation.metrics import Moments, classes, frechet_distance, moments, precision_recall
-from npgan.data.idx import write_idx
+from npgan.nn import ops
 from npgan.nn.layers import DropoutKey
+from npgan.runs.checkpoint import load
 
 _RNG = np.random.default_rng(5)
 _QUICK = Recipe(epochs=2, batch_size=50)
@@ -117,11 +117,11 @@ def test_the_classifiers_gradient_by_finite_differences(backend: Backend) -> Non
     """The whole network with dropout on, along random directions, in float64."""
     recipe = Recipe(widths=(20, 15, 12))
     net = Classifier(recipe, backend).network
-    twin = type(net)(net.layers, 784, np.float64)
-    twin.initialise(0, 0)
+    twin = type(net)(net.layers, np.float64)
+    twin.initialize(0)
     x, label, key = _RNG.standard_normal((8, 784)), _RNG.integers(0, 10, 8), DropoutKey(0, 3, 0)
     logits, caches = twin.forward(x, key)
-    twin.backward(ops.softmax_cross_entropy_backward(logits, label), caches, need_dx=False)
+    twin.backward(ops.softmax_cross_entropy_backward(logits, label), caches)
     start, h = twin.parameters.copy(), 1e-6
     for _ in range(3):
         u = _RNG.standard_normal(start.size) / start.size**0.5
@@ -190,7 +190,7 @@ def run(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_idx(data / f"{prefix}-labels-idx1-ubyte", labels)
     monkeypatch.setattr(figures, "RECIPE", _QUICK)
     monkeypatch.setattr("npgan.evaluation.command.RECIPE", _QUICK)
-    monkeypatch.setattr(while_training, "SAMPLES", 150)
+    monkeypatch.setattr(callback, "SAMPLES", 150)
     assert main(_train(tmp_path, "--quiet")) == 0
     return tmp_path / "run"
 
@@ -220,7 +220,7 @@ def test_what_an_evaluation_prints_and_leaves(run: Path, capsys: pytest.CaptureF
     rows = ["this run", "real train", "k-means centres", "untrained", "noise"]
     assert max(len(line) for line in captured.out.partition("150 images a row")[2].splitlines()[:-1]) <= 80
     assert "…" not in captured.out.partition("150 images a row")[2]
-    for words in (*rows, "150 images a row", "adversarial nets", "225.0 ± 2.0", "same classifier", "left"):
+    for words in (*rows, "150 images a row", "adversarial nets", "225.0 ± 2.0", "same classifier", "ETA"):
         assert words in captured.out
     assert "--train-images 500" in captured.err and "10,000 images, not 150" in captured.err
     values = json.loads((run / "evaluation.json").read_text())

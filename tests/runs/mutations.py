@@ -27,14 +27,14 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from npgan.backend import select  # noqa: E402 - after the path is set
-from npgan.runs.checkpoint import _digest, load, restore, save  # noqa: E402
 from npgan.config import TrainConfig  # noqa: E402
-from npgan.errors import InputError  # noqa: E402
 from npgan.data.idx import Kind, read_idx  # noqa: E402
+from npgan.errors import InputError  # noqa: E402
+from npgan.gan import TrainState  # noqa: E402
 from npgan.nn.layers import Dense  # noqa: E402
 from npgan.nn.network import Sequential  # noqa: E402
 from npgan.nn.optim import Adam  # noqa: E402
-from npgan.gan import TrainState  # noqa: E402
+from npgan.runs.checkpoint import _digest, load, restore, save  # noqa: E402
 
 ROOM = 400_000  # bytes beside twice the file: a piece of 256 KiB, and the reader's own small objects
 SECONDS = 10  # a case that takes longer hangs
@@ -42,7 +42,7 @@ SECONDS = 10  # a case that takes longer hangs
 
 def small_checkpoint(path: Path) -> bytes:
     """A checkpoint as the program writes it, of networks so small that it has 3 KB."""
-    nets = [Sequential([Dense(3, 4), Dense(4, 2)], 3) for _ in range(2)]
+    nets = [Sequential([Dense(3, 4), Dense(4, 2)]) for _ in range(2)]
     for number, net in enumerate(nets):
         net.parameters[...] = np.linspace(-1, number, net.parameters.size)
     adams = [Adam.for_parameters(net.parameters, 2e-4, 0.9, 0.999, 1e-8) for net in nets]

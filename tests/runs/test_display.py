@@ -64,7 +64,7 @@ def test_plain_epoch_line_has_every_field() -> None:
         clock.now += 10.0
         display.epoch(metrics(12, 469))
     assert printed(console) == (
-        "epoch 12/30  step 5628  loss D 0.512  loss G 1.203  D(x) 0.71  D(G(z)) 0.31  563 it/s  left 0:15\n"
+        "epoch 12/30  step 5628  loss D 0.512  loss G 1.203  D(x) 0.71  D(G(z)) 0.31  563 it/s  ETA 0:15\n"
     )
 
 
@@ -99,7 +99,7 @@ def test_a_slow_plain_epoch_is_not_silent() -> None:
             clock.now += 1.0
             display.step(step, 0.7, 0.8)
     lines = printed(console).splitlines()
-    assert lines[0] == "epoch 1/2  step 30  loss D 0.700  loss G 0.800  1.00 it/s  left 15:08"
+    assert lines[0] == "epoch 1/2  step 30  loss D 0.700  loss G 0.800  1.00 it/s  ETA 15:08"
     assert len(lines) == 3
 
 
@@ -135,7 +135,7 @@ def test_the_bar_never_outgrows_the_terminal(width: int, seconds: float) -> None
     assert max(len(line) for line in lines) <= width
     if width >= 80:
         bars = [line for line in lines if "it/s" in line]
-        assert all(re.search(r"epoch \d+/1000 .+ loss D .+ G .+ it/s .+ left", line) for line in bars)
+        assert all(re.search(r"epoch \d+/1000 .+ loss D .+ G .+ it/s .+ ETA .+", line) for line in bars)
 
 
 def test_a_day_long_run_still_fits_eighty_columns() -> None:
@@ -145,7 +145,7 @@ def test_a_day_long_run_still_fits_eighty_columns() -> None:
             clock.now += 93.8
             display.step(step, 0.5, 1.25)
     last = visible_lines(printed(console))[-2]
-    assert re.fullmatch(r"epoch 998/1000 .{4,} loss D 0.500 G 1.250 5.00 it/s 12:58:32, 4:41 left", last)
+    assert re.fullmatch(r"epoch 998/1000 .{4,} loss D 0.500 G 1.250 5.00 it/s 12:58:32, ETA 4:41", last)
 
 
 def test_redraws_are_throttled() -> None:

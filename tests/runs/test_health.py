@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import after_steps
 
-from npgan.runs import train as run_module
 from npgan.backend import select
-from npgan.runs.checkpoint import NotFinite, save
 from npgan.config import TrainConfig
-from npgan.runs.health import collapse_signs, samples_alike, spread
 from npgan.gan import TrainState, new_state
+from npgan.runs import train as run_module
+from npgan.runs.checkpoint import NotFinite, save
+from npgan.runs.health import collapse_signs, samples_alike, spread
 
 Train = Callable[..., int]
 CONFIG = TrainConfig(dataset="digits")
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.0], ids=["one by one", "several in a call"])
 @pytest.mark.parametrize("kernels", ["reference", "fused"])
 @pytest.mark.parametrize(
     ("net", "tensor", "told"),
@@ -30,20 +32,17 @@ CONFIG = TrainConfig(dataset="digits")
     ],
 )
 def test_the_first_tensor_is_named(
-    train: Train, tmp_path: Path, net: str, tensor: str, told: str, kernels: str,
+    train: Train, tmp_path: Path, net: str, tensor: str, told: str, kernels: str, seconds: float,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     if kernels == "fused":
         pytest.importorskip("numba")
-    real_iterate = run_module.iterate
 
-    def poisoned(state: TrainState, *others: Any) -> Iterator[Any]:
-        for metrics in real_iterate(state, *others):
-            if state.step == 3:
-                getattr(state, net).tensors[tensor].flat[0] = np.nan
-            yield metrics
+    def poison(state: TrainState) -> None:
+        getattr(state, net).tensors[tensor].flat[0] = np.nan
 
-    monkeypatch.setattr(run_module, "iterate", poisoned)
+    monkeypatch.setattr(run_module, "choose", after_steps(run_module.choose, {3: poison}))
+    monkeypatch.setattr(run_module, "SECONDS_PER_CALL", seconds)
     run = tmp_path / "run"
     assert train("--out", run, "--kernels", kernels) == 1
     line = capsys.readouterr().err.splitlines()[-1]
@@ -62,9 +61,30 @@ def test_learning_rates_that_are_far_too_high(train: Train, tmp_path: Path, caps
     assert error.count("\n") == 1 and "training diverged" in error
 
 
+@pytest.mark.parametrize("kernels", ["reference", "fused"])
+def test_an_engine_that_has_gone_on_finds_the_first_tensor_too(
+    train: Train, tmp_path: Path, kernels: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Iterations 4 to 7 are one call of the engine, and 4 diverges: it is done once more from the last checkpoint."""
+    if kernels == "fused":
+        pytest.importorskip("numba")
+
+    def poison(state: TrainState) -> None:
+        state.generator.tensors["2.weight"].flat[0] = np.nan
+
+    monkeypatch.setattr(run_module, "choose", after_steps(run_module.choose, {3: poison}))
+    monkeypatch.setattr(run_module, "SECONDS_PER_CALL", 100.0)
+    run = tmp_path / "run"
+    assert train("--out", run, "--kernels", kernels, "--batch-size", "2", "--checkpoint-every", "100") == 1
+    assert "in iteration 4 the generator's output of layer 2 (Dense)" in capsys.readouterr().err
+    diagnosis = json.loads((run / "checkpoints/diagnosis-step-000000004.json").read_text())
+    assert diagnosis["step"] == diagnosis["recent"][-1]["step"] == 4
+    assert diagnosis["tensors_after_the_update"]["generator.0.weight"]["not_finite"] > 0
+
+
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     state = new_state(CONFIG, select("numpy"))
-    state.adam_g.v[5] = np.inf
+    state.optimizer_g.v[5] = np.inf
     with pytest.raises(NotFinite, match=r"generator\.adam\.v"):
         save(tmp_path / "a.safetensors", state, CONFIG, {}, np.zeros(6))
     assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import feed, idx_file, small_checkpoint
 
-from npgan.runs.checkpoint import DamagedCheckpoint, load
-from npgan.errors import InputError
 from npgan.data.idx import read_idx
+from npgan.errors import InputError
+from npgan.runs.checkpoint import DamagedCheckpoint, load
 
 
 def test_random_mutations(tmp_path: Path) -> None:

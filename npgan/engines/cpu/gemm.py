@@ -57,7 +57,9 @@ class Gemm:
         """For the run's header: how these products are run, "" where BLAS's are."""
         count = numba.get_num_threads()
         threads = f"{count} thread{'s' if count != 1 else ''}"
-        return f"npgan's own for AVX-512 (instead of BLAS; for BLAS: --blas-core default), {threads}" if self.own else ""
+        return (
+            f"npgan's own for AVX-512 (instead of BLAS; for BLAS: --blas-core default), {threads}" if self.own else ""
+        )
 
     def __call__(self, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         if not self.own or not self._multiply(a, b, out):

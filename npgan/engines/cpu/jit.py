@@ -36,7 +36,7 @@ def compiled(signature: str, inline: Literal["never", "always"] = "never") -> Ca
     return _njit(signature, inline=inline, **_OPTIONS)
 
 
-def shared(signature: str) -> Callable[[Any], Any]:
+def shared(signature: Any) -> Callable[[Any], Any]:
     """As ``compiled``, with every ``prange`` loop shared out to the threads: its turns must not need one another."""
     return _njit(signature, parallel={"prange": True, **_PARALLEL}, **_OPTIONS)
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
-from numba import prange
+from numba import prange, types
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
@@ -142,7 +142,7 @@ class CpuKernels:
 
 
 def _retype(typing_context, array):  # type: ignore[no-untyped-def]
-    """Tells the compiler that a row lies in one piece, as ``CpuKernels.empty`` made sure of; else no loop over it is vectorized."""
+    """Tells the compiler that a row lies in one piece, see ``CpuKernels.empty``; else no loop over it is vectorized."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return impl_ret_borrowed(context, builder, signature.return_type, arguments[0])
@@ -286,7 +286,10 @@ def _adam(param, grad, m, v, beta1, beta2, epsilon, rate, unbias, squares):  # t
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-@shared("void(uint8[:, ::1], uint32[::1], float32[:, :])")
+_PIXELS = types.Array(types.uint8, 2, "C", readonly=True)  # MNIST's may be a view of a file that was read
+
+
+@shared(types.void(_PIXELS, types.uint32[::1], types.float32[:, :]))
 def _scaled_images(pixels, order, y):  # type: ignore[no-untyped-def]
     for part in prange(-(-y.shape[0] // 64)):  # 64 columns of a row of pixels are on one cache line or two
         for o in range(64 * part, min(64 * part + 64, y.shape[0])):
