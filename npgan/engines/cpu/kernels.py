@@ -128,7 +128,13 @@ class CpuKernels:
     def adam(self, p: Parameters, step: np.ndarray) -> None:
         o, t = p.optimizer, int(step[0]) + 1
         rate, unbias = o.lr / (1.0 - o.beta1**t), 1.0 / (1.0 - o.beta2**t)
-        _adam(p.parameter, p.gradient, p.m, p.v, o.beta1, o.beta2, o.epsilon, rate, unbias, p.squares)
+        betas = (
+            o.beta1,
+            1.0 - o.beta1,
+            o.beta2,
+            1.0 - o.beta2,
+        )  # 1 - 0.999 taken in float32 would be off by 5e-5 of itself
+        _adam(p.parameter, p.gradient, p.m, p.v, *betas, o.epsilon, rate, unbias, p.squares)
 
     def finish(self, step: FusedStep) -> None:
         resident, d, g, b = step.resident, step.pass_d, step.pass_g, step.rows
@@ -267,17 +273,18 @@ def _column_sums(dz, dbias):  # type: ignore[no-untyped-def]
 
 
 @shared(
-    "void(float32[::1], float32[::1], float32[::1], float32[::1], float32, float32, float32, float32, float32, float32[::1])",
+    "void(float32[::1], float32[::1], float32[::1], float32[::1], float32, float32, float32, float32, float32, float32,"
+    "float32, float32[::1])"
 )
-def _adam(param, grad, m, v, beta1, beta2, epsilon, rate, unbias, squares):  # type: ignore[no-untyped-def]
+def _adam(param, grad, m, v, beta1, rest1, beta2, rest2, epsilon, rate, unbias, squares):  # type: ignore[no-untyped-def]
     for block in prange(squares.size):
         start, stop = block * _ADAM_BLOCK, min((block + 1) * _ADAM_BLOCK, param.size)
         p_, g_, m_, v_ = param[start:stop], grad[start:stop], m[start:stop], v[start:stop]
         total = _ZERO
         for i in range(p_.size):
             g = g_[i]
-            m_[i] = m_[i] * beta1 + g * (_ONE - beta1)
-            v_[i] = v_[i] * beta2 + g * g * (_ONE - beta2)
+            m_[i] = m_[i] * beta1 + g * rest1
+            v_[i] = v_[i] * beta2 + g * g * rest2
             p_[i] -= m_[i] * rate / (np.sqrt(v_[i] * unbias) + epsilon)
             total += g * g
         squares[block] = total

@@ -20,7 +20,7 @@ def _chosen(flags: set[str], call: str = "blas.prepare()", environment: dict[str
     """The reason and the variables for threads and core that ``call`` leaves on a processor with these flags."""
     code = (
         "import os, sys\n"
-        "from npgan import blas\n"
+        "from npgan.engines.cpu import blas\n"
         f"blas._cpu_flags = lambda: {flags!r}\n"
         f"found = {call}\n"
         "assert 'numpy' not in sys.modules\n"
@@ -77,7 +77,7 @@ def test_thread_counts_that_cannot_be_meant(threads: int) -> None:
 
 
 def test_the_header_says_what_runs() -> None:
-    shown = blas.Products(2, "because").describe()
+    shown = blas.Blas(2, "because").describe()
     assert "2 threads" in shown
     assert "because" in shown or "not by OpenBLAS" in shown
-    assert blas.Products(1, "").describe().endswith("1 thread")
+    assert blas.Blas(1, "").describe().endswith("1 thread")

@@ -17,20 +17,28 @@ pytest.importorskip("numba", reason="the products need numba: pip install 'npgan
 
 import numba
 
-from npgan import engines as kernels
-from npgan.engines import cpu, jit, products
+from npgan.backend import select
+from npgan.engines import Choice, Compute, choose
+from npgan.engines.cpu import gemm, jit, kernels
+from npgan.engines.cpu.blas import Blas
+from npgan.engines.cpu.gemm import Gemm
 
 _ROOT = Path(__file__).resolve().parents[3]
 _SIZES = st.one_of(st.integers(1, 70), st.sampled_from([100, 128, 256, 784]))
 
 
+multiply = Gemm(own=True)  # whatever the machine has: without AVX-512 the compiler splits their vectors
+
+
 @pytest.fixture(autouse=True)
-def own() -> Iterator[None]:
-    """These products whatever the machine has: without AVX-512 the compiler splits their vectors."""
+def two_threads() -> Iterator[None]:
     jit.use_threads(2)
-    products.use(own=True)
     yield
-    kernels.select("fused")
+    _fused()
+
+
+def _fused(threads: int = 2, blas_asked: bool = False) -> Choice:
+    return choose(Compute("numpy", kernels="fused", blas=Blas(threads, asked=blas_asked)), select("numpy"))
 
 
 def _array(rng: np.random.Generator, rows: int, columns: int, order: str, margin: int = 0) -> np.ndarray:
@@ -57,7 +65,7 @@ def test_a_product(
     a, b = _array(rng, m, k, a_order, margin), _array(rng, k, n, b_order, margin)
     out = _array(rng, m, n, out_order, margin)
     around = out.base if out.base is not None else out
-    assert products.matmul(a, b, out) is out
+    multiply(a, b, out)
     bound = k * 2.0**-24 * (np.abs(a).astype(np.float64) @ np.abs(b))
     assert np.all(np.abs(out - a.astype(np.float64) @ b) <= bound)
     assert np.isnan(around).sum() == around.size - out.size
@@ -75,17 +83,19 @@ def test_they_are_used_for_every_order(
     rng = np.random.default_rng(0)
     a, b, out = _array(rng, 20, 30, a_order), _array(rng, 30, 40, b_order), _array(rng, 20, 40, out_order)
     with monkeypatch.context() as patched:
-        patched.setattr(products.np, "matmul", refuse)
-        products.matmul(a, b, out)
+        patched.setattr(gemm.np, "matmul", refuse)
+        multiply(a, b, out)
     np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-5)
 
 
 def test_other_strides_go_to_blas() -> None:
     rng = np.random.default_rng(0)
     a, b, out = _array(rng, 20, 30, "C")[:, ::2], _array(rng, 15, 40, "C"), np.empty((20, 40), np.float32)
-    np.testing.assert_allclose(products.matmul(a, b, out), a @ b, rtol=1e-5, atol=1e-5)
+    multiply(a, b, out)
+    np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-5)
     reverse = np.empty((40, 40), np.float32).T[:, 19::-1]
-    np.testing.assert_allclose(products.matmul(b.T, a.T, reverse), b.T @ a.T, rtol=1e-5, atol=1e-5)
+    multiply(b.T, a.T, reverse)
+    np.testing.assert_allclose(reverse, b.T @ a.T, rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_of_the_batch_does_not_depend_on_the_others_or_on_the_threads() -> None:
@@ -94,8 +104,8 @@ def test_a_row_of_the_batch_does_not_depend_on_the_others_or_on_the_threads() ->
     results = []
     for rows, threads in ((100, 1), (100, 2), (37, 2), (1, 1)):
         jit.use_threads(threads)
-        y = cpu.empty(rows, 64)
-        products.matmul(np.asfortranarray(x[:rows]), weight, y)
+        y = kernels.CpuKernels(multiply).empty(rows, 64)
+        multiply(np.asfortranarray(x[:rows]), weight, y)
         results.append(y)
     for y in results:
         np.testing.assert_array_equal(y, results[0][: len(y)])
@@ -104,26 +114,26 @@ def test_a_row_of_the_batch_does_not_depend_on_the_others_or_on_the_threads() ->
 def test_infinity_and_nan_come_through() -> None:
     a, b = np.ones((8, 4), np.float32, order="F"), np.ones((4, 32), np.float32)
     a[1, 2], a[2, 3] = np.inf, np.nan
-    out = products.matmul(a, b, np.empty((8, 32), np.float32))
+    out = np.empty((8, 32), np.float32)
+    multiply(a, b, out)
     assert np.isinf(out[1]).all() and np.isnan(out[2]).all() and (out[3:] == 4).all()
 
 
 def test_selection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "suitable", lambda: True)
-    assert kernels.select("fused", 1).products == (
-        "npgan's own for AVX-512 (instead of BLAS; for BLAS: --blas-core default), 1 thread"
-    )
-    assert kernels.select("fused", 2, blas_asked=True).products == ""
+    own = "npgan's own for AVX-512 (instead of BLAS; for BLAS: --blas-core default), 1 thread"
+    monkeypatch.setattr(gemm, "suitable", lambda: True)
+    assert (_fused(1).gemm, _fused(1).sums) == (own, "npgan")
+    assert own not in _fused(2, blas_asked=True).gemm and _fused(2, blas_asked=True).sums != "npgan"
     assert numba.get_num_threads() == 1  # BLAS has the cores
     monkeypatch.setattr(jit.numba, "threading_layer", lambda: "workqueue")
-    chosen = kernels.select("fused", 2)
-    assert chosen.products == "" and "on one thread: numba finds no OpenMP" in chosen.reason
-    monkeypatch.setattr(products, "suitable", lambda: False)
-    assert kernels.select("fused", 2).products == ""
+    chosen = _fused(2)
+    assert chosen.sums != "npgan" and "on one thread: numba finds no OpenMP" in chosen.reason
+    monkeypatch.setattr(gemm, "suitable", lambda: False)
+    assert _fused(2).sums != "npgan"
 
 
 def test_threads_are_at_most_the_cores() -> None:
-    code = "from npgan.engines import jit; import numba; jit.use_threads(64); print(numba.get_num_threads())"
+    code = "from npgan.engines.cpu import jit; import numba; jit.use_threads(64); print(numba.get_num_threads())"
     done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout) == numba.config.NUMBA_NUM_THREADS
 
@@ -144,11 +154,15 @@ def test_kernels_are_compiled_by_another_process(tmp_path: Path) -> None:
     code = """if True:
         import subprocess, sys
         def run(command, env, **_):
-            print(command[1:], sorted(name for name in sys.modules if name in ("npgan.engines.cpu.kernels", "npgan.engines.cpu.gemm")))
+            compiled = "npgan.engines.cpu.kernels", "npgan.engines.cpu.gemm"
+            loaded = [name for name in compiled if name in sys.modules]
+            print(command[1:], loaded)
             sys.exit()
+        from npgan.backend import select
+        from npgan.engines import Compute, choose
+        backend = select("numpy")
         subprocess.run = run
-        from npgan import engines as kernels
-        kernels.select("fused")"""
+        choose(Compute(kernels="fused"), backend)"""
     empty = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(_ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=_ROOT, env=empty, capture_output=True, text=True, check=True
@@ -158,7 +172,7 @@ def test_kernels_are_compiled_by_another_process(tmp_path: Path) -> None:
 
 
 def test_kernels_come_from_the_cache() -> None:
-    kernels.select("fused")
-    for module in (jit, cpu, products):
+    _fused()
+    for module in (jit, kernels, gemm):
         found = [kernel for kernel in vars(module).values() if hasattr(kernel, "stats")]
         assert found and not any(kernel.stats.cache_misses for kernel in found)

@@ -1,164 +1,217 @@
-"""The fused kernels: equal to the reference's chains, repeatable, quiet about memory, and never needed."""
+"""The CPU table: equal to the reference table, repeatable, quiet about memory, and never needed."""
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from npgan import engines as kernels
-from npgan.backend import Backend
-from npgan.config import TrainConfig
-from npgan.data.digits import render
-from npgan.errors import InputError
-from npgan.engines import REFERENCE, Kernels, reference
-from npgan.engines.schedule import Stage
-from npgan.nn.layers import Dropout, DropoutKey
-from npgan.nn.network import Sequential, discriminator, generator
-from npgan.nn.philox import Stream
-from npgan.gan import TrainState, iterate, new_state
-
 pytest.importorskip("numba", reason="the fused kernels need numba: pip install 'npgan[fast]'")
+
+from npgan.backend import Backend, select
+from npgan.config import TrainConfig
+from npgan.data.batches import scale_pixels
+from npgan.data.digits import render
+from npgan.engines import Choice, Compute, choose
+from npgan.engines.base import FusedEngine, ReferenceEngine
+from npgan.engines.cpu import philox as cpu_philox
+from npgan.engines.cpu.blas import Blas
+from npgan.engines.cpu.gemm import Gemm, suitable
+from npgan.engines.cpu.kernels import CpuKernels
+from npgan.engines.reference import ReferenceKernels
+from npgan.engines.schedule import Draw, FusedStep, Kernels, Parameters, Pass, Resident
+from npgan.errors import InputError
+from npgan.gan import TrainState, new_state
+from npgan.nn import philox
+from npgan.nn.layers import Dense, Dropout
+from npgan.nn.network import Sequential
+from npgan.nn.optim import Adam
 
 _ROOT = Path(__file__).resolve().parents[3]
 _IMAGES = render(200, 1)[0].reshape(200, 784)
 _RNG = np.random.default_rng(0)
-_KEY = DropoutKey(5, 7, 1)
+_STEP = np.array([7], np.uint32)
 # A sum of k products is exact to k·2⁻²⁴ of the sum of their sizes, in whatever order: k is at most 784 here, and numbers
 # of both signs meet, so an element may be off by more than its own size suggests: hence the absolute part.
 _CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 
 
-@pytest.fixture(scope="module")
-def fused() -> Kernels:
-    return kernels.select("fused", threads=2)
+def _tables() -> tuple[ReferenceKernels, CpuKernels]:
+    return ReferenceKernels(np.float32), CpuKernels(Gemm(suitable()))
+
+
+def _fused(threads: int = 2, **blas: Any) -> Choice:
+    return choose(Compute("numpy", kernels="fused", blas=Blas(threads, **blas)), select("numpy"))
 
 
 def _normal(*shape: int) -> np.ndarray:
     return _RNG.standard_normal(shape).astype(np.float32)
 
 
-def _public(module: object) -> dict[str, inspect.Signature]:
-    functions = inspect.getmembers(module, inspect.isfunction)
-    return {name: inspect.signature(function) for name, function in functions if not name.startswith("_")}
+def _dense(inputs: int, outputs: int) -> Dense:
+    layer = Dense(inputs, outputs)
+    net = Sequential([layer])
+    net.parameters[...] = _normal(net.parameters.size)
+    return layer
 
 
-def test_the_kernels_have_the_references_names_parameters_and_defaults(fused: Kernels) -> None:
-    theirs = _public(fused.chains)
-    for name, signature in _public(reference).items():
-        assert theirs[name] == signature, name
+def _placed(kernels: Kernels, values: np.ndarray) -> np.ndarray:
+    """The values in an array as the table wants it."""
+    array = kernels.empty(*values.shape)
+    array[...] = values
+    return array
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
+def _room(kernels: Kernels, rows: int, width: int) -> np.ndarray:
+    return _placed(kernels, np.full((rows, width), np.nan, np.float32))
+
+
 @pytest.mark.parametrize("rows", [1, 13, 128])
-def test_each_chain_is_its_composition_of_ops(fused: Kernels, rows: int, order: str) -> None:
-    x, weight, bias, dy = _normal(rows, 60), _normal(60, 48), _normal(48), _normal(rows, 48)
-    x, dy = (np.array(array, order=order) for array in (x, dy))  # type: ignore[call-overload]
-    for name, extra in (("leaky_relu", (0.2,)), ("tanh", ()), ("sigmoid", ())):
-        results = []
-        for chains in (reference, fused.chains):
-            dbias = np.full(48, np.nan, np.float32)
-            y = getattr(chains, f"dense_{name}_forward")(x, weight, bias, *extra)
-            dz = getattr(chains, f"dense_{name}_backward")(dy, y, *extra, dbias)
-            without = getattr(chains, f"dense_{name}_backward")(dy, y, *extra)
-            np.testing.assert_array_equal(without, dz)
-            results.append((y, dz, dbias))
-        for expected, found in zip(*results, strict=True):
-            np.testing.assert_allclose(found, expected, **_CLOSE)
-
-
-@pytest.mark.parametrize("width", [1, 24])
-def test_the_gradient_of_a_dense_layers_input(fused: Kernels, width: int) -> None:
-    dy, weight = _normal(19, width), _normal(40, width)
-    expected, found = (chains.dense_backward_dx(dy, weight) for chains in (reference, fused.chains))
-    np.testing.assert_allclose(found, expected, **_CLOSE)
+def test_each_kernel_is_its_composition_of_ops(rows: int) -> None:
+    layer, x, dz = _dense(60, 48), _normal(rows, 60), _normal(rows, 48)
+    slope, y, dydz = 0.2, np.tanh(_normal(rows, 60)), _normal(rows, 60)
+    results: list[list[np.ndarray]] = []
+    for k in _tables():
+        a, b, c, d = (_placed(k, values) for values in (x, dz, y, dydz))
+        forward = [_room(k, rows, 48) for _ in range(2)]
+        k.forward_leaky_relu(a, layer, slope, forward[0])
+        k.forward_tanh(a, layer, forward[1])
+        backward = [_room(k, rows, 60) for _ in range(3)]
+        k.backward_leaky_relu(b, layer, c, slope, backward[0])
+        k.backward_dydz(b, layer, d, backward[1])
+        k.backward_tanh(b, layer, c, backward[2])
+        results.append([*forward, *backward])
+    for expected, found in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, **_CLOSE)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5])
 @pytest.mark.parametrize("slope", [0.0, 0.2])
-def test_dropout_drops_exactly_the_same_elements(fused: Kernels, rate: float, slope: float) -> None:
-    x, weight, bias, dy = _normal(21, 30), _normal(30, 64), _normal(64), _normal(21, 64)
-    results = []
-    for chains in (reference, fused.chains):
-        y, slopes = chains.dense_leaky_relu_dropout_forward(x, weight, bias, slope, rate, 2, _KEY)
-        dbias = np.empty(64, np.float32)
-        results.append((y, slopes, chains.dense_leaky_relu_dropout_backward(dy, slopes, dbias), dbias))
+def test_dropout_drops_exactly_the_same_elements(rate: float, slope: float) -> None:
+    layer, x, dropout = _dense(30, 64), _normal(21, 30), Dropout(rate)
+    draw, results = Draw(dropout, 18, 5, _STEP), []
+    for k in _tables():
+        y, dydz = _room(k, 21, 64), _room(k, 21, 64)
+        k.forward_dropout(_placed(k, x), layer, slope, draw, y, dydz)
+        results.append((y, dydz))
     for expected, found in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, **_CLOSE)
-    _, slopes = fused.chains.dense_leaky_relu_dropout_forward(x, weight, bias, 0.2, rate, 2, _KEY)
-    np.testing.assert_array_equal(slopes == 0.0, Dropout(rate, 2).mask(slopes.shape, _KEY, np.float32) == 0.0)
+    np.testing.assert_array_equal(results[0][0] == 0.0, results[1][0] == 0.0)
 
 
-def test_a_kink_is_on_the_left_piece_for_both(fused: Kernels) -> None:
-    """Every z is 0, as in a network whose parameters are 0: the slopes are the reference's, and no zero looks dropped."""
-    zeros = np.zeros((8, 16), np.float32), np.zeros((16, 8), np.float32), np.zeros(8, np.float32)
-    _, expected = reference.dense_leaky_relu_dropout_forward(*zeros, 0.2, 0.3, 0, _KEY)
-    _, found = fused.chains.dense_leaky_relu_dropout_forward(*zeros, 0.2, 0.3, 0, _KEY)
-    np.testing.assert_array_equal(found, expected)
+def test_a_kink_is_on_the_left_piece_for_both() -> None:
+    """Every z is 0, as in a network whose parameters are 0: dydz is the reference's, and no zero looks dropped."""
+    layer, results = _dense(16, 8), []
+    layer.weight[...], layer.bias[...] = 0.0, 0.0
+    for k in _tables():
+        y, dydz = _room(k, 8, 8), _room(k, 8, 8)
+        k.forward_dropout(
+            _placed(k, np.zeros((8, 16), np.float32)), layer, 0.2, Draw(Dropout(0.3), 0, 5, _STEP), y, dydz
+        )
+        results.append(dydz)
+    np.testing.assert_array_equal(*results)
 
 
-def test_out_of_the_wrong_order_and_odd_widths_are_refused(fused: Kernels) -> None:
-    with pytest.raises(ValueError, match="column by column"):
-        fused.chains.dense_tanh_forward(_normal(4, 3), _normal(3, 5), _normal(5), np.empty((4, 5), np.float32))
+def test_odd_widths_are_refused() -> None:
+    k = CpuKernels(Gemm(False))
+    draw = Draw(Dropout(0.3), 0, 5, _STEP)
     with pytest.raises(ValueError, match="multiple of 8"):
-        fused.chains.dense_leaky_relu_dropout_forward(_normal(4, 3), _normal(3, 5), _normal(5), 0.2, 0.3, 0, _KEY)
+        k.forward_dropout(_room(k, 4, 3), _dense(3, 5), 0.2, draw, _room(k, 4, 5), _room(k, 4, 5))
 
 
-def test_the_losses(fused: Kernels) -> None:
-    p = _RNG.uniform(0.0, 1.0, (50, 1)).astype(np.float32)
-    p[:2] = [[0.0], [1.0]]
-    target = (np.arange(50) % 2).astype(np.float32).reshape(50, 1)
-    for name in ("binary_cross_entropy_forward", "binary_cross_entropy_backward"):
-        expected, found = (getattr(chains, name)(p, target) for chains in (reference, fused.chains))
-        np.testing.assert_allclose(found, expected, rtol=3e-6)
-
-
-@pytest.mark.parametrize("count", [1, 1000, 40_000])
-def test_adam_and_the_gradients_norm(fused: Kernels, count: int) -> None:
-    """To 8 ulp of the larger of a number and 1, the size of what is added to it: a fused multiply-add rounds once where
-    the reference rounds twice."""
-    start = [_normal(count) for _ in range(3)] + [_normal(count) ** 2]
+@pytest.mark.parametrize("logits", [False, True])
+@pytest.mark.parametrize("dropout", [False, True])
+def test_the_head(logits: bool, dropout: bool) -> None:
+    """The output, its loss's gradient, and dz of the layer before: far out on both sides too."""
+    layer, x, dydz = _dense(32, 1), _normal(50, 32), _normal(50, 32)
+    x[:2] *= 30.0
     results = []
-    for chains in (reference, fused.chains):
-        param, grad, m, v = (array.copy() for array in start)
-        norm = chains.adam_update(param, grad, m, v, 3, 2e-4, 0.9, 0.999, 1e-8)
-        results.append((param, m, v, np.float32(norm)))
+    for k in _tables():
+        column = np.full((50, 1), np.nan, np.float32)
+        target = (np.arange(50) % 2).astype(np.float32).reshape(50, 1)
+        draws = [Draw(Dropout(0.3), 0, 5, _STEP)] if dropout else []
+        kept = [_placed(k, dydz)] if dropout else []
+        p = Pass(x, target, draws, [_placed(k, x)], kept, [_room(k, 50, 32)], column, column.copy())
+        k.head(p, layer, 0.2, logits)
+        results.append((p.output, p.output_dz, p.dz[0]))
     for expected, found in zip(*results, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=8 * 2.0**-23, atol=8 * 2.0**-23)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(19, 40, 1), (128, 60, 48), (64, 256, 300)])
+def test_gradients_and_adam(rows: int, inputs: int, outputs: int) -> None:
+    """``update`` is its two halves to the bit. Adam is right to 16 ulp of the larger of a number and 1, the size of what
+    is added to it, beside float64."""
+    layer = _dense(inputs, outputs)
+    x, dz, size = _normal(rows, inputs), _normal(rows, outputs), (inputs + 1) * outputs
+    start = [_normal(size), _normal(size), _normal(size) ** 2]
+    net = Sequential([layer])
+    results = []
+    for k in _tables():
+        for whole in (True, False):
+            param, m, v = (vector.copy() for vector in start)
+            squares = np.full(k.partial_sums(layer), np.nan, np.float32)
+            optimizer = Adam(2e-4, 0.9, 0.999, 1e-8, m, v, 7)
+            p = Parameters(layer, net.gradients, param, m, v, optimizer, np.empty(7, np.float32), squares)
+            a, b = _placed(k, x), _placed(k, dz) if outputs > 1 else dz
+            if whole:
+                k.update(a, b, p, _STEP)
+            else:
+                k.gradients(a, b, p)
+                k.adam(p, _STEP)
+            norm = np.float32(np.sqrt(squares.sum(dtype=np.float64)))
+            results.append((net.gradients.copy(), param, m, v, norm))
+    for expected, halves in zip(*results[2:], strict=True):
+        np.testing.assert_array_equal(expected, halves)
+    np.testing.assert_allclose(results[2][0], results[0][0], **_CLOSE)
+    for expected, found in zip(results[0][1:4], results[2][1:4], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-4)
+    np.testing.assert_allclose(results[2][4], np.linalg.norm(results[2][0]), rtol=1e-5)
+
+    gradient, (param, m, v) = results[2][0], (vector.copy() for vector in start)
+    exact = [vector.astype(np.float64) for vector in (param, m, v)]
+    Adam(2e-4, 0.9, 0.999, 1e-8, *exact[1:], 7).update(exact[0], gradient.astype(np.float64))
+    for expected, found in zip(exact, results[2][1:4], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=16 * 2.0**-23, atol=16 * 2.0**-23)
 
 
 @pytest.mark.parametrize("shape", [(128, 100), (3, 7), (1, 1)])
-def test_noise_is_as_near_to_float64_as_the_references(fused: Kernels, shape: tuple[int, int]) -> None:
-    arguments = (2**40 + 3, Stream.LATENT, 9, 1, shape)
-    exact = reference.normal(*arguments, dtype=np.float64)
-    error, reference_error = (np.abs(chains.normal(*arguments) - exact) for chains in (fused.chains, reference))
+def test_noise_is_as_near_to_float64_as_the_references(shape: tuple[int, int]) -> None:
+    where = (2**40 + 3, philox.Stream.LATENT, 9, 1, shape)
+    exact = philox.normal(*where, np.float64)
+    error, reference_error = (np.abs(found - exact) for found in (cpu_philox.normal(*where), philox.normal(*where)))
     assert error.max() <= 1.5 * reference_error.max() + 1e-6
 
 
-def test_pixels_are_the_same_to_the_bit(fused: Kernels) -> None:
-    np.testing.assert_array_equal(fused.chains.scale_pixels(_IMAGES), reference.scale_pixels(_IMAGES))
+def test_the_inputs_of_an_iteration(backend: Backend) -> None:
+    """The pixels are the same to the bit, also of images that may not be written to; the noise agrees to rounding."""
+    config = TrainConfig(dataset="digits", batch_size=32, latent_dim=7, seed=3)
+    images = _IMAGES.copy()
+    images.flags.writeable = False
+    order = philox.permutation(3, 0, 200)
+    results = []
+    for k in _tables():
+        resident = Resident(images, order, np.array([2], np.uint32), np.zeros((7, 6), np.float32))
+        step = FusedStep(k, new_state(config, backend), config, resident, 32)
+        k.inputs(step, step.images[:32], step.latent[:32], step.latent[32:])
+        results.append((step.images[:32], step.latent))
+    np.testing.assert_array_equal(results[1][0], results[0][0])
+    np.testing.assert_array_equal(results[1][0], scale_pixels(images[order[64:96]]))
+    np.testing.assert_allclose(results[1][1], results[0][1], atol=2e-6)
 
 
-def test_runs_of_layers_become_stages(fused: Kernels) -> None:
-    g, d = generator(100, 0.2, kernels=fused), discriminator(0.3, 0.2, kernels=fused)
-    assert [type(stage) for stage in (*g.stages, *d.stages)] == [Stage] * 8
-    assert len(discriminator(0.3, 0.2, logits=True, kernels=fused).stages) == 4
-    assert g.tensors.keys() == generator(100, 0.2).tensors.keys()
-    double = generator(100, 0.2, np.float64, kernels=fused)
-    assert double.kernels is REFERENCE and double.stages is double.layers
-
-
-def _run(config: TrainConfig, backend: Backend, chosen: Kernels, steps: int, dtype: type = np.float32) -> TrainState:
-    state = new_state(config, backend, dtype, chosen)
-    for _ in iterate(state, _IMAGES, config):
-        if state.step == steps:
-            break
+def _run(
+    config: TrainConfig, backend: Backend, choice: Choice | None, steps: int, dtype: type = np.float32
+) -> TrainState:
+    state = new_state(config, backend, dtype)
+    start = choice.start if choice else ReferenceEngine
+    start(state, _IMAGES, config).run(steps)
     return state
 
 
@@ -167,46 +220,50 @@ def _distance(a: Sequential, b: Sequential) -> float:
 
 
 @pytest.mark.parametrize("option", [{}, {"loss": "bce-logits", "dropout_in_g_step": True, "label_smoothing": 0.1}])
-def test_fifty_steps_stay_with_the_reference(backend: Backend, fused: Kernels, option: dict[str, object]) -> None:
+def test_fifty_steps_stay_with_the_reference(backend: Backend, option: dict[str, Any]) -> None:
     """Training magnifies rounding: Adam's first steps go by a gradient's sign, however small it is. At the usual learning
     rate the reference itself ends 5e-4 away after 50 steps when OpenBLAS adds up in another order (its Haswell or SkylakeX
     core), so 1e-5 is asked at a hundredth of that rate, where steps cannot magnify it, over the same 50 steps."""
-    config = replace(TrainConfig(dataset="digits", epochs=100, batch_size=32, lr_g=2e-6, lr_d=2e-6), **option)  # type: ignore[arg-type]
-    found, expected = (_run(config, backend, chosen, 50) for chosen in (fused, REFERENCE))
+    config = replace(TrainConfig(dataset="digits", epochs=100, batch_size=32, lr_g=2e-6, lr_d=2e-6), **option)
+    found, expected = (_run(config, backend, choice, 50) for choice in (_fused(), None))
     assert _distance(found.generator, expected.generator) < 1e-5
     assert _distance(found.discriminator, expected.discriminator) < 1e-5
 
 
-def test_at_the_usual_rate_fused_is_as_near_to_float64_as_the_reference(backend: Backend, fused: Kernels) -> None:
+@pytest.mark.parametrize(("steps", "allowed"), [(1, 0.0), (10, 5e-4)])
+def test_at_the_usual_rate_fused_is_as_near_to_float64_as_the_reference(
+    backend: Backend, steps: int, allowed: float
+) -> None:
+    """From the second step on, rounding can move a gradient across 0, and Adam then moves its parameter by 2·lr the other
+    way: which of the two is hit first depends on the order of BLAS's sums (seen: 4e-7 or 2e-4 for the reference itself)."""
     config = TrainConfig(dataset="digits", epochs=100, batch_size=32)
-    exact = _run(config, backend, REFERENCE, 10, np.float64)
-    found, expected = (_run(config, backend, chosen, 10) for chosen in (fused, REFERENCE))
+    exact = _run(config, backend, None, steps, np.float64)
+    found, expected = (_run(config, backend, choice, steps) for choice in (_fused(), None))
     for net in ("generator", "discriminator"):
         distance = _distance(getattr(found, net), getattr(exact, net))
-        assert distance < 3.0 * _distance(getattr(expected, net), getattr(exact, net))
+        assert distance < 3.0 * _distance(getattr(expected, net), getattr(exact, net)) + allowed
 
 
 def test_results_are_repeatable_and_do_not_depend_on_the_kernels_threads(backend: Backend) -> None:
     config = TrainConfig(dataset="digits", epochs=2, batch_size=64)
     bytes_of = []
     for threads in (1, 2, 3, 2):
-        state = _run(config, backend, kernels.select("fused", threads), 6)
+        state = _run(config, backend, _fused(threads), 6)
         bytes_of.append(state.generator.parameters.tobytes() + state.discriminator.parameters.tobytes())
     assert len(set(bytes_of)) == 1
 
 
-def test_the_steady_state_allocates_no_activations(backend: Backend, fused: Kernels) -> None:
+def test_the_steady_state_allocates_no_activations(backend: Backend) -> None:
     """The smallest activation, 128 rows of 256, would be 131 KB. 66 KB are the buffers that NumPy's tanh has for itself;
-    the rest are Python's own objects, views of arrays and arrays with one number per row."""
+    the rest are a batch of noise, Python's own objects, views of arrays and arrays with one number per row."""
     config = TrainConfig(dataset="digits", epochs=1000, batch_size=64)
-    steps = iterate(new_state(config, backend, kernels=fused), _IMAGES[:192], config)
-    for _ in range(8):
-        next(steps)
+    engine = FusedEngine(_tables()[1], new_state(config, backend), _IMAGES[:192], config)
+    engine.run(8)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(5):
-            next(steps)
+            engine.run(1)
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -214,20 +271,21 @@ def test_the_steady_state_allocates_no_activations(backend: Backend, fused: Kern
     assert peak - before < 90_000
 
 
-def test_choices() -> None:
-    assert kernels.select("reference").name == "reference"
-    assert kernels.select("auto").name == "fused"
+def test_choices(backend: Backend) -> None:
+    assert choose(Compute(kernels="reference"), backend).name == "reference"
+    assert choose(Compute(), backend).name == "fused"
     with pytest.raises(InputError, match="--kernels"):
-        kernels.select("fast")
+        choose(Compute(kernels="fast"), backend)
 
 
 def test_without_numba_the_reference_runs_and_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
-        "from npgan import kernels\n"
+        "from npgan.backend import select\n"
+        "from npgan.engines import Compute, choose\n"
         "from npgan.errors import InputError\n"
-        "print(kernels.select('auto'))\n"
-        "try: kernels.select('fused')\n"
+        "print(choose(Compute(), select('numpy')))\n"
+        "try: choose(Compute(kernels='fused'), select('numpy'))\n"
         "except InputError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True)

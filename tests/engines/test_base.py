@@ -1,0 +1,104 @@
+"""What holds for every engine: a run is a function of its config, in whatever pieces it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from npgan.backend import Backend, select
+from npgan.config import TrainConfig
+from npgan.data.batches import batch_bounds
+from npgan.data.digits import render
+from npgan.engines import Compute, choose
+from npgan.engines.base import Engine
+from npgan.gan import TrainState, new_state, train_step
+from npgan.nn import philox
+
+_IMAGES = render(200, 1)[0].reshape(200, 784)
+_CONFIG = TrainConfig(dataset="digits", epochs=2, batch_size=64)  # 64, 64, 64 and 8 images
+
+Make = Callable[[TrainState], Engine]
+
+
+@pytest.fixture(params=["reference", "fused"])
+def make(request: pytest.FixtureRequest) -> Make:
+    if request.param == "fused":
+        pytest.importorskip("numba", reason="the fused kernels need numba: pip install 'npgan[fast]'")
+    choice = choose(Compute(kernels=request.param), select("numpy"))
+    return lambda state: choice.start(state, _IMAGES, _CONFIG)
+
+
+def _bytes(state: TrainState) -> list[bytes]:
+    vectors: list[Any] = []
+    for net, optimizer in ((state.generator, state.optimizer_g), (state.discriminator, state.optimizer_d)):
+        vectors += [net.parameters, net.gradients, optimizer.m, optimizer.v]
+    return [vector.tobytes() for vector in vectors]
+
+
+def test_pieces_make_no_difference(make: Make, backend: Backend) -> None:
+    """Seven iterations in one call, in single ones, and by two engines one after the other: the same bytes and metrics."""
+    results = []
+    for pieces in ([[7]], [[1] * 7], [[2, 1], [3, 1]]):
+        state, metrics = new_state(_CONFIG, backend), []
+        for one_engine in pieces:
+            engine = make(state)
+            metrics += [engine.run(count) for count in one_engine]
+        assert state.step == state.optimizer_g.step == state.optimizer_d.step == 7
+        results.append((*_bytes(state), np.concatenate(metrics).tobytes()))
+    assert results[0] == results[1] == results[2]
+
+
+def test_the_last_short_batch_is_kept(make: Make, backend: Backend) -> None:
+    state = new_state(_CONFIG, backend)
+    metrics = make(state).run(2 * 4)
+    assert metrics.shape == (8, 6) and np.isfinite(metrics).all()
+
+
+def test_a_state_that_was_set_back_is_trained_again(make: Make, backend: Backend) -> None:
+    """As a diverged run is: the same engine, from an earlier step, in the middle of an epoch that it has left."""
+    state = new_state(_CONFIG, backend)
+    engine = make(state)
+    engine.run(2)
+    kept = [vector.copy() for vector in _vectors(state)]
+    engine.run(5)
+    first = _bytes(state)
+    for vector, value in zip(_vectors(state), kept, strict=True):
+        vector[...] = value
+    state.step = state.optimizer_g.step = state.optimizer_d.step = 2
+    engine.run(5)
+    assert _bytes(state) == first
+
+
+def _vectors(state: TrainState) -> list[Any]:
+    nets, optimizers = (state.generator, state.discriminator), (state.optimizer_g, state.optimizer_d)
+    return [net.parameters for net in nets] + [moment for each in optimizers for moment in (each.m, each.v)]
+
+
+def test_the_reference_engine_is_train_step(backend: Backend) -> None:
+    """Bit for bit, on the images that the seed and the iteration name."""
+    engine_state, state = (new_state(_CONFIG, backend) for _ in range(2))
+    metrics = choose(Compute(kernels="reference"), backend).start(engine_state, _IMAGES, _CONFIG).run(6)
+    for step in range(6):
+        epoch, iteration = divmod(step, 4)
+        order = philox.permutation(_CONFIG.seed, epoch, len(_IMAGES))
+        expected = train_step(state, _IMAGES[order[batch_bounds(iteration, len(_IMAGES), 64)]], _CONFIG)
+        assert metrics[step].tolist() == [float(value) for value in expected]
+    assert _bytes(engine_state) == _bytes(state)
+
+
+def test_the_first_tensor_that_is_not_finite(make: Make, backend: Backend) -> None:
+    for net, tensor, told in (
+        ("generator", "4.weight", "output of layer 4 (Dense)"),
+        ("discriminator", "6.bias", "output of layer 6 (Dense)"),
+    ):
+        state = new_state(_CONFIG, backend)
+        engine = make(state)
+        engine.run(1)
+        assert all(np.isfinite(array).all() for _, _, array in engine.tensors())
+        getattr(state, net).tensors[tensor].flat[0] = np.nan
+        engine.run(1)
+        first = next((net, name) for net, name, array in engine.tensors() if not np.isfinite(array).all())
+        assert first == (net, told)
