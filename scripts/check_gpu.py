@@ -27,7 +27,7 @@ from npgan.errors import InputError  # noqa: E402
 
 TOTAL = 470.0  # seconds
 PRECISIONS = ("fp32", "tf32")
-READY = "time to get ready"  # in a part's command: a candidate's share, in seconds, of three quarters of the part's time
+READY = "time to get ready"  # in a part's command: what a candidate has of three quarters of the time, in seconds
 
 
 class Part(NamedTuple):

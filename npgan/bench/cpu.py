@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from npgan.backend import select
+from npgan.backend import Array, select
 from npgan.bench.base import IMAGES, Candidate, Missing, by_rows, flops, matmuls, pixels
 from npgan.config import TrainConfig
 from npgan.engines import Choice, Compute, choose
@@ -31,7 +33,8 @@ def _npgan(variant: str, batch: int, threads: int) -> Candidate:
 
 def _matmuls(variant: str, batch: int, threads: int) -> Candidate:
     """npgan's own, or BLAS's on arrays that lie by columns, as the fused kernels have them, or by rows."""
-    multiply, empty = np.matmul, by_rows
+    multiply: Callable[[Array, Array, Array], object] = np.matmul
+    empty: Callable[[int, int], Array] = by_rows
     if variant != "rows":
         choice = _choose("fused", threads, blas=variant == "columns")
         from npgan.engines.cpu.gemm import Gemm

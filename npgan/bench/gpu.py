@@ -37,9 +37,7 @@ def make(name: str, batch: int, precision: str) -> Candidate:
     choice = choose(Compute("cupy", precision, kernels), backend)
     engine = choice.start(new_state(config, backend), backend.to_device(pixels(count * batch)), config)
     if choice.name == "reference":
-        return Candidate(
-            lambda: engine.run(_STEPS_OF_REFERENCE), flops(batch), choice.reason, _STEPS_OF_REFERENCE
-        )
+        return Candidate(lambda: engine.run(_STEPS_OF_REFERENCE), flops(batch), choice.reason, _STEPS_OF_REFERENCE)
     processors = int(backend.xp.cuda.Device().attributes["MultiProcessorCount"])
     return Candidate(
         lambda: engine.run(count), flops(batch), choice.reason, count, lambda: launches(backend, config, processors)

@@ -36,7 +36,9 @@ def show_gpu_profile(batch: int, precision: str) -> None:
     print(f"{backend.device}, {precision}, batch {batch}: microseconds of each launch on its own, best of {_REPLAYS}")
     lines = [(kernel, str(blocks), f"{time:.2f}") for kernel, blocks, time in stopwatch.timed]
     total = sum(time for _, _, time in stopwatch.timed)
-    show_table(("kernel", "blocks", "µs"), [*lines, (f"{len(lines)} launches, one after the other", "", f"{total:.1f}")])
+    show_table(
+        ("kernel", "blocks", "µs"), [*lines, (f"{len(lines)} launches, one after the other", "", f"{total:.1f}")]
+    )
 
 
 class Stopwatch:

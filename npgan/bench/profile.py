@@ -51,7 +51,8 @@ def show_profile(batch: int, blas: Blas) -> None:
         first, seconds = calls[0], statistics.median(call.seconds for call in calls)
         sums["matmuls" if first.flops else "passes"] += seconds
         rate = f"{first.flops / seconds / 1e9:.0f}" if first.flops else ""
-        lines.append((first.name, f"{1e3 * seconds:.3f}", rate, f"{first.bytes / seconds / 1e9:.0f}"))
+        traffic = f"{first.bytes / seconds / 1e9:.0f}" if first.bytes else ""
+        lines.append((first.name, f"{1e3 * seconds:.3f}", rate, traffic))
     median = statistics.median(whole)
     for name, total in {**sums, "Python and the rest": median - sum(sums.values()), "iteration": median}.items():
         lines.append((name, f"{1e3 * total:.3f}", "", ""))

@@ -21,20 +21,21 @@ WARM_UP = 3
 
 
 def make(name: str, batch: int, threads: int) -> Candidate:
-    """The candidate called ``name``; on a GPU ``gpu`` and a precision stand in front. Raises InputError, where it cannot run."""
-    gpu_name = name.removeprefix("gpu ") if name.startswith("gpu ") else ""
-    precision, _, gpu_name = gpu_name.partition(" ")
-    library = (gpu_name or name).split()[0]
-    if library in ("torch", "jax") and importlib.util.find_spec(library) is None:
-        raise Missing(f"{library} is not installed" + ("" if gpu_name else ": pip install 'npgan[bench]'"))
+    """The candidate ``name``; on a GPU "gpu" and a precision stand in front. Raises InputError where it cannot run."""
+    on_gpu = name.startswith("gpu ")
+    if on_gpu:
+        _, precision, name = name.split(" ", 2)
+    library = name.split()[0]
     if library in ("torch", "jax"):
+        if importlib.util.find_spec(library) is None:
+            raise Missing(f"{library} is not installed" + ("" if on_gpu else ": pip install 'npgan[bench]'"))
         from npgan.bench import baselines, gpu_baselines
 
-        return gpu_baselines.make(gpu_name, batch, precision) if gpu_name else baselines.make(name, batch, threads)
-    if gpu_name:
+        return gpu_baselines.make(name, batch, precision) if on_gpu else baselines.make(name, batch, threads)
+    if on_gpu:
         from npgan.bench import gpu
 
-        return gpu.make(gpu_name, batch, precision)
+        return gpu.make(name, batch, precision)
     from npgan.bench import cpu
 
     return cpu.make(name, batch, threads)
