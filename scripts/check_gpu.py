@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from npgan.backend import select  # noqa: E402 - after the path is set
-from npgan.errors import InputError  # noqa: E402
 from npgan.engines.cuda.device import TENSOR_CORES  # noqa: E402
+from npgan.errors import InputError  # noqa: E402
 
 TOTAL = 470.0  # seconds
 PRECISIONS = ("fp32", "tf32")
-READY = "three quarters of the time"  # in a part's command: the seconds of it
+READY = "time to get ready"  # in a part's command: what a candidate has of three quarters of the time, in seconds
 
 
 class Part(NamedTuple):
@@ -35,6 +35,7 @@ class Part(NamedTuple):
     command: list[str]
     limit: float  # seconds
     keeps: float = 0.0  # seconds of the total that are left to the parts behind it
+    candidates: int = 1  # of a benchmark: so many get ready, one after the other
 
 
 class Result(NamedTuple):
@@ -84,10 +85,10 @@ def parts(out: Path, data: list[str], precisions: tuple[str, ...]) -> list[Part]
             "100", "--out", str(out / f"train-{precision}"), "--overwrite",
         ], 60, 180) for precision in precisions),
         *(Part(f"bench {precision}", [
-            python, str(ROOT / "scripts" / "benchmark.py"), "--backend", "cupy", "--precisions", precision, "--rounds", "5",
-            "--calls", "1", "--patience", "60", "--patience-in-all", READY,
-            "--only", compared[precision], "--json", str(out / f"bench-{precision}.json"),
-        ], 240, 0 if precision == precisions[-1] else 120) for precision in precisions),
+            python, "-m", "npgan", "bench", "--backend", "cupy", "--precisions", precision, "--rounds", "5", "--calls", "1",
+            "--patience", READY, "--only", compared[precision], "--json", str(out / f"bench-{precision}.json"),
+        ], 240, 0 if precision == precisions[-1] else 120, 2 + len(compared[precision].split(",")))
+        for precision in precisions),
     ]  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def run(part: Part, out: Path, start: float) -> Result:
     log = out / f"{part.name.replace(' ', '-')}.log"
     print(f"{part.name}: at most {left:.0f} s, {log}", flush=True)
     began = time.monotonic()
-    command = [f"{0.75 * left:.0f}" if word == READY else word for word in part.command]
+    command = [f"{0.75 * left / part.candidates:g}" if word == READY else word for word in part.command]
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
@@ -134,9 +135,9 @@ def figures_of(name: str, out: Path) -> str | None:
     if kind == "bench":
         report = json.loads((out / f"bench-{precision}.json").read_text(encoding="utf-8"))
         (table,) = report["precisions"][precision].values()
-        if "median_us" not in table["contestants"]["npgan fused"]:
-            raise ValueError(f"npgan is missing: {table['contestants']['npgan fused']['missing']}")
-        times = {name: row["median_us"] for name, row in table["contestants"].items() if "median_us" in row}
+        if "median_us" not in table["candidates"]["npgan fused"]:
+            raise ValueError(f"npgan is missing: {table['candidates']['npgan fused']['missing']}")
+        times = {name: row["median_us"] for name, row in table["candidates"].items() if "median_us" in row}
         best = {first: min((t, n) for n, t in times.items() if n.startswith(first)) for first in firsts(times)}
         return "; ".join(f"{name} {time:.0f} µs" for time, name in best.values())
     return None

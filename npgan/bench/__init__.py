@@ -1,5 +1,6 @@
-"""``npgan bench``: milliseconds per iteration of npgan and its peers, measured side by side.
+"""``npgan bench``: milliseconds per iteration of npgan and the baselines, PyTorch and JAX, measured side by side.
 
-``job`` is the command, ``worker`` the process that each contestant runs in, ``contestants`` and ``peers`` what is timed,
-``gpu`` and ``gpu_peers`` the same on a GPU, ``profile`` and ``gpu_profile`` the time of every part of one iteration.
+``command`` is the command, ``measure`` takes the times, ``worker`` is the process that each candidate runs in. ``cpu`` and
+``gpu`` are npgan's own candidates, ``baselines`` and ``gpu_baselines`` the others. ``profile`` and ``gpu_profile`` show the
+time of every part of one iteration. ``base`` is what all of them know.
 """

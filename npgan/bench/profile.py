@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import inspect
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
-from npgan import engines as kernels
 from npgan.backend import select
-from npgan.bench.cpu import pixels
+from npgan.bench.base import IMAGES, pixels
+from npgan.bench.measure import show_table
 from npgan.config import TrainConfig
-from npgan.engines.cpu import blas
-from npgan.gan import iterate, new_state
+from npgan.data.batches import iterations_per_epoch
+from npgan.engines import Choice, Compute, choose
+from npgan.engines.base import FusedEngine
+from npgan.engines.cpu.blas import Blas
+from npgan.engines.schedule import Parameters, Pass
+from npgan.gan import new_state
 
 ITERATIONS = 40
+_KERNELS = (  # of the table, without ``update``, which calls two of them
+    "inputs", "forward_leaky_relu", "forward_dropout", "forward_tanh", "head", "backward_leaky_relu", "backward_dydz",
+    "backward_tanh", "gradients", "adam", "finish",
+)  # fmt: skip
 
 
 @dataclass
 class Operation:
-    """One call in one iteration; the bytes are those of its arrays, each counted once."""
+    """One call in one iteration: a matmul, or a kernel without the matmul in it. The bytes: each of its arrays once."""
 
     name: str
     seconds: float
@@ -33,65 +38,75 @@ class Operation:
     bytes: int
 
 
-def show_profile(batch: int, products: blas.Products) -> None:
+def show_profile(batch: int, blas: Blas) -> None:
     """Prints the median time of every operation, and the totals by kind."""
-    chosen = kernels.select("auto", products.threads, blas_asked=products.asked)
-    if chosen.name != "fused":
-        raise RuntimeError(f"there is nothing to profile: {chosen.reason}")
-    iterations, whole = record(batch, chosen)
-    print(f"{chosen.products or products.describe()}; batch {batch}, medians of {ITERATIONS} iterations")
-    print(f"{'operation':<58}{'ms':>8}{'GFLOP/s':>9}{'GB/s':>7}")
-    sums = {"products": 0.0, "passes": 0.0}
+    choice = choose(Compute("numpy", blas=blas), select("numpy"))
+    if choice.name != "fused":
+        raise RuntimeError(f"there is nothing to profile: {choice.reason}")
+    iterations, whole = record(batch, choice)
+    print(f"{choice.gemm}; batch {batch}, medians of {ITERATIONS} iterations")
+    lines = []
+    sums = {"matmuls": 0.0, "passes": 0.0}
     for calls in zip(*iterations, strict=True):
         first, seconds = calls[0], statistics.median(call.seconds for call in calls)
+        sums["matmuls" if first.flops else "passes"] += seconds
         rate = f"{first.flops / seconds / 1e9:.0f}" if first.flops else ""
-        print(f"{first.name:<58}{1e3 * seconds:>8.3f}{rate:>9}{first.bytes / seconds / 1e9:>7.0f}")
-        sums["products" if first.flops else "passes"] += 1e3 * seconds
-    median = 1e3 * statistics.median(whole)
-    for name, total in [*sums.items(), ("Python and the rest", median - sum(sums.values())), ("iteration", median)]:
-        print(f"{name:<58}{total:>8.3f}")
+        traffic = f"{first.bytes / seconds / 1e9:.0f}" if first.bytes else ""
+        lines.append((first.name, f"{1e3 * seconds:.3f}", rate, traffic))
+    median = statistics.median(whole)
+    for name, total in {**sums, "Python and the rest": median - sum(sums.values()), "iteration": median}.items():
+        lines.append((name, f"{1e3 * total:.3f}", "", ""))
+    show_table(("operation", "ms", "GFLOP/s", "GB/s"), lines)
 
 
-def record(batch: int, chosen: kernels.Kernels) -> tuple[list[list[Operation]], list[float]]:
+def record(batch: int, choice: Choice) -> tuple[list[list[Operation]], list[float]]:
     """The operations of each of ``ITERATIONS`` iterations, and how long each iteration took in seconds."""
-    operations: list[Operation] = []
-    inside = [0.0]  # seconds of products within the kernel that is running
+    from npgan.engines.cpu.gemm import Gemm
+    from npgan.engines.cpu.kernels import CpuKernels
 
-    def timed(name: str, function: Callable[..., Any], is_product: bool) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            inside[0] = 0.0 if not is_product else inside[0]
+    operations: list[Operation] = []
+    inside = 0.0  # seconds of the matmul in the kernel that is running
+
+    def timed(name: str, function: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            nonlocal inside
             start = time.perf_counter()
-            result = function(*arguments, **named)
+            function(*arguments)
             seconds = time.perf_counter() - start
-            arrays = [value for value in (*arguments, *named.values()) if isinstance(value, np.ndarray)]
-            if is_product:
-                inside[0] += seconds
-                (rows, inner), columns = arguments[0].shape, arguments[1].shape[1]
-                shown, flops = f"product ({rows}, {inner}) ({inner}, {columns})", 2 * rows * inner * columns
+            arrays, flops = _arrays(arguments), 0
+            if name == "gemm":
+                shown, flops = f"matmul {arrays[0].shape} {arrays[1].shape}", 2 * arrays[0].size * arrays[1].shape[1]
+                inside = seconds
             else:
-                seconds -= inside[0]
-                shown, flops = f"{name} {' '.join(str(array.shape) for array in arrays[:1])}", 0
+                arrays = arrays[1:] if inside else arrays  # the first is the matmul's
+                shown = f"{name} {arrays[0].shape if arrays else ''}"
+                seconds, inside = seconds - inside, 0.0
             operations.append(Operation(shown, seconds, flops, sum(array.nbytes for array in arrays)))
-            return result
 
         return call
 
-    chains = SimpleNamespace(empty=chosen.chains.empty)
-    for name, _ in inspect.getmembers(kernels.reference, inspect.isfunction):
-        if not name.startswith("_") and name != "empty":
-            setattr(chains, name, timed(name, getattr(chosen.chains, name), is_product=name == "matmul"))
-    config = TrainConfig(dataset="digits", epochs=2**31 - 1, batch_size=batch)
-    images = pixels(-(-6000 // batch) * batch)
-    state = new_state(config, select("numpy"), kernels=replace(chosen, chains=chains))
-    steps = iterate(state, images, config)
+    kernels = CpuKernels(Gemm(choice.sums == "npgan"))
+    for name in (*_KERNELS, "gemm"):
+        setattr(kernels, name, timed(name, getattr(kernels, name)))
+    config = TrainConfig(dataset="digits", batch_size=batch)
+    images = pixels(iterations_per_epoch(IMAGES, batch) * batch)
+    engine = FusedEngine(kernels, new_state(config, select("numpy")), images, config)
     iterations: list[list[Operation]] = []
     whole: list[float] = []
-    with patch.object(chosen.chains, "matmul", chains.matmul):  # for the products inside the fused forwards
-        for count in range(ITERATIONS + 3):
-            operations.clear()
-            start = time.perf_counter()
-            next(steps)
-            if count >= 3:  # the first ones allocate
-                whole.append(time.perf_counter() - start)
-                iterations.append(list(operations))
+    for count in range(ITERATIONS + 3):
+        operations.clear()
+        start = time.perf_counter()
+        engine.run(1)
+        if count >= 3:  # the first ones allocate
+            whole.append(time.perf_counter() - start)
+            iterations.append(list(operations))
     return iterations, whole
+
+
+def _arrays(arguments: tuple[Any, ...]) -> list[np.ndarray]:
+    first = arguments[0]
+    if isinstance(first, Parameters):  # of adam
+        return [first.gradient, first.parameter, first.m, first.v]
+    if isinstance(first, Pass):  # of head
+        return [first.y[-1], (first.dydz or first.y)[-1], first.dz[-1]]
+    return [argument for argument in arguments if isinstance(argument, np.ndarray)]

@@ -4,44 +4,76 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from npgan.bench import contestants, job
+from npgan.bench import base, command, measure, worker
 from npgan.cli import main
 
 
 def test_an_iteration_is_4_09_gflop() -> None:
-    products = contestants.products(128)
-    assert round(sum(product.flops for product in products) / 1e9, 2) == 4.09
-    names = [product.name for product in products]
+    matmuls = base.matmuls(128)
+    assert round(sum(matmul.flops for matmul in matmuls) / 1e9, 2) == 4.09
+    names = [matmul.name for matmul in matmuls]
     assert "D dx 0" not in names and "G dx 0" not in names  # first layers
     assert not any(name.startswith("D in the G step dW") for name in names)
+    for matmul in matmuls:
+        assert (matmul.a @ matmul.b).shape == matmul.out.shape
 
 
 def test_it_measures_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bench.json"
-    flags = ["--only", "npgan reference,products rows", "--batch-sizes", "4", "--rounds", "2", "--calls", "1"]
-    assert main(["benchmark", *flags, "--json", str(file)]) == 0
+    flags = ["--only", "npgan reference,matmul rows", "--batch-sizes", "4", "--rounds", "2", "--calls", "1"]
+    assert main(["bench", *flags, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "npgan, reference" in printed and "batch 4" in printed and "peak:" in printed
     rows = json.loads(file.read_text())["batch_sizes"]["4"]
     assert len(rows["npgan reference"]["ms"]) == 2
     assert rows["npgan reference"]["peak_mb"] > 10
-    assert 0 < rows["products rows"]["min_ms"] <= rows["products rows"]["median_ms"]
+    assert 0 < rows["matmul rows"]["min_ms"] <= rows["matmul rows"]["median_ms"]
 
 
-def test_a_missing_peer_is_a_row_that_says_so(
+@pytest.mark.parametrize("name", ["npgan fused", "npgan blas", "npgan reference", "matmul columns", "matmul own"])
+def test_npgans_own_candidates(name: str) -> None:
+    pytest.importorskip("numba", reason="the fused kernels: pip install 'npgan[fast]'")
+    try:
+        candidate = worker.make(name, 4, 1)
+    except base.Missing as problem:
+        assert name == "matmul own" and "AVX-512" in str(problem)
+        return
+    candidate.run()
+    assert candidate.flops == base.flops(4) and candidate.iterations == 1
+    assert ("numba" in candidate.detail) == (name in ("npgan fused", "npgan blas"))
+    assert name != "npgan blas" or "npgan's own" not in candidate.detail
+
+
+@pytest.mark.parametrize("name", ["torch eager", "jax step", "jax scan"])
+def test_baselines_run(name: str) -> None:
+    pytest.importorskip(name.split()[0], reason="a baseline of the benchmark: pip install 'npgan[bench]'")
+    candidate = worker.make(name, 4, 1)
+    candidate.run()
+    assert candidate.flops == base.flops(4) and candidate.iterations == (10 if name == "jax scan" else 1)
+
+
+def test_a_missing_baseline_is_a_row_that_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(contestants.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(worker.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "numba", None)
-    for name, extra in (("jax step", "bench"), ("torch eager", "bench"), ("products columns", "fast")):
-        with pytest.raises(contestants.Missing, match=extra):
-            contestants.make(name, 4, 1)
-    job._show({"jax step": {"missing": "jax is not installed"}})
+    for name, extra in (("jax step", "bench"), ("torch eager", "bench"), ("matmul columns", "fast")):
+        with pytest.raises(base.InputError, match=extra):
+            worker.make(name, 4, 1)
+    command.show_cpu({"jax step": {"missing": "jax is not installed"}})
     assert "missing: JAX, jitted step: jax is not installed" in capsys.readouterr().out
+
+
+def test_a_table_is_whole_and_plain_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    measure.show_table(("", "median ms"), [("a name " * 20, "1.25"), ("[b]", "-")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line) for line in lines] == [len(lines[0])] * 3 and "\x1b" not in "".join(lines)
+    assert lines[1].startswith("a name " * 20) and lines[1].endswith(" 1.25") and lines[2].startswith("[b]")
 
 
 @pytest.mark.parametrize(
@@ -59,6 +91,28 @@ def test_the_profile_names_every_operation(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr(profile, "ITERATIONS", 2)
     assert main(["bench", "--profile", "--batch-sizes", "8"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("product (") == 28
-    for name in ("adam_update", "dense_leaky_relu_dropout_forward", "scale_pixels", "iteration"):
+    assert printed.count("matmul (") == 28
+    for name in ("adam (", "forward_dropout (16, 1024)", "inputs (8, 784)", "iteration"):
         assert name in printed
+
+
+def test_a_candidate_that_dies_or_hangs_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    def missing(script: str, patience: float, names: tuple[str, ...] = ("jax scan",)) -> list[str]:
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o700)
+        workers = (measure.Worker(name, 4, 1) for name in names)
+        rows = measure.measure(workers, 1, 1, "npgan fused", "peak", patience)
+        return [row.get("missing", "") for row in rows.values()]
+
+    assert "status 3: no such flag" in missing("echo no such flag >&2; exit 3", 10)[0]
+    began = time.monotonic()
+    assert missing("exec sleep 60", 0.2, ("jax scan", "jax step", "torch graph")) == ["no answer in 0 s"] * 3
+    assert time.monotonic() - began < 30
+    # "first" is ready at once: what is left of its time is the other's, which takes longer than its own
+    script = """[ "$3" = first ] || sleep 0.6
+        echo '{"flops": 8}'; read turn; echo '{"ms": [2]}'; read end; echo '{"peak_mb": 1}'"""
+    assert missing(script, 0.5, ("second",)) == ["no answer in 0 s"]
+    assert missing(script, 0.5, ("first", "second")) == ["", ""]

@@ -76,7 +76,8 @@ def test_its_parts_end_within_eight_minutes(check_gpu: ModuleType, tmp_path: Pat
     older = check_gpu.parts(tmp_path, ["--dataset", "digits"], ("fp32",))
     assert [part.name for part in older] == ["tests", "train fp32", "bench fp32"] and older[-1].keeps == 0
     for part in parts[1:]:  # the flags are those of the program
-        help_text = subprocess.run([*part.command[:2], "--help"], capture_output=True, text=True, timeout=60).stdout
+        program = part.command[: 4 if part.command[1] == "-m" else 2]
+        help_text = subprocess.run([*program, "--help"], cwd=_ROOT, capture_output=True, text=True, timeout=60).stdout
         assert [flag for flag in part.command if flag.startswith("--") and flag not in help_text] == []
 
 
@@ -89,6 +90,8 @@ def test_a_part_passes_fails_or_takes_too_long(check_gpu: ModuleType, tmp_path: 
     assert run("echo == 30 passed ==") == (True, "30 passed")
     told = check_gpu.Part("tests", ["echo", "ready in", check_gpu.READY], 100.0)
     assert check_gpu.run(told, tmp_path, time.monotonic()).figures == "ready in 75"
+    shared = told._replace(candidates=6)
+    assert check_gpu.run(shared, tmp_path, time.monotonic()).figures == "ready in 12.5"
     assert run("echo what went wrong >&2; exit 3") == (False, "exit status 3: what went wrong")
     began = time.monotonic()
     assert run("sleep 60 & sleep 60", 0.2) == (False, "stopped: too slow")
@@ -102,10 +105,10 @@ def test_figures_come_from_what_a_part_wrote(check_gpu: ModuleType, tmp_path: Pa
     figures = check_gpu.figures_of("train fp32", tmp_path)
     assert figures.startswith("2 epochs in 0.12 s, 128 µs per iteration; last: loss D 0.500, loss G 1.250")
     rows = {"npgan fused": 100.4, "torch eager": 2000.0, "torch graph": 310.0, "jax scan": 250.0}
-    table = {"contestants": {name: {"median_us": time} for name, time in rows.items()} | {"jax step": {"missing": "x"}}}
+    table = {"candidates": {name: {"median_us": time} for name, time in rows.items()} | {"jax step": {"missing": "x"}}}
     (tmp_path / "bench-tf32.json").write_text(json.dumps({"precisions": {"tf32": {"128": table}}}))
     assert check_gpu.figures_of("bench tf32", tmp_path) == "npgan fused 100 µs; torch graph 310 µs; jax scan 250 µs"
-    table["contestants"]["npgan fused"] = {"missing": "no compiler"}
+    table["candidates"]["npgan fused"] = {"missing": "no compiler"}
     (tmp_path / "bench-tf32.json").write_text(json.dumps({"precisions": {"tf32": {"128": table}}}))
     failed = check_gpu.run(check_gpu.Part("bench tf32", ["true"], 30.0), tmp_path, time.monotonic())
     assert not failed.passed and "npgan is missing: no compiler" in failed.figures

@@ -1,4 +1,4 @@
-"""PyTorch and JAX on a GPU: the steps of ``peers``, each started in every way that might be the fastest.
+"""PyTorch and JAX on a GPU: the steps of ``baselines``, each started in every way that might be the fastest.
 
 The data set stays on the device and so do the losses, until an epoch's end; every epoch has a new permutation.
 """
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from npgan.bench.cpu import Missing
-from npgan.bench.peers import Peer, jax_step, torch_step
+from npgan.bench.base import MNIST, Candidate, Missing, flops, pixels
+from npgan.bench.baselines import jax_step, torch_step
 
 TORCH = ("torch eager", "torch compiled", "torch graph", "torch compiled graph")
 JAX = {  # the flags of XLA that are swept
@@ -24,30 +24,29 @@ JAX = {  # the flags of XLA that are swept
     "jax scan cublas": "--xla_gpu_enable_triton_gemm=false",
     "jax scan three passes": "",
 }
-_THREE_PASSES = "TF32_TF32_F32_X3"  # what npgan's fp32 products are, as XLA has it
+_THREE_PASSES = "TF32_TF32_F32_X3"  # what npgan's fp32 matmuls are, as XLA has it
 _UNROLLED = 4  # iterations in the body of the loop
-
+_MOST_IN_A_GRAPH = 40  # iterations of PyTorch's in a CUDA graph
 _WARM_UP = 11  # PyTorch wants as many before a capture: torch.cuda.CUDAGraph, "whole-network capture"
 
 
-def make(name: str, batch: int, iterations: int, in_a_graph: int, pixels: Any, precision: str) -> Peer:
-    """The peer ``name`` of TORCH or JAX. ``pixels``: (iterations · batch, 784) uint8 in main memory: an epoch.
-
-    ``in_a_graph``: iterations of a captured graph, a divisor of ``iterations``. Raises Missing.
-    """
+def make(name: str, batch: int, precision: str) -> Candidate:
+    """The baseline ``name`` of TORCH or JAX. Raises Missing."""
+    iterations = max(MNIST // batch, 1)  # whole batches only: a captured iteration has one size
     if name in TORCH:
-        return _torch(name.removeprefix("torch "), batch, iterations, in_a_graph, pixels, precision)
-    return _jax(name.removeprefix("jax "), batch, iterations, pixels, precision, JAX[name])
+        return _torch(name.removeprefix("torch "), batch, iterations, precision)
+    return _jax(name.removeprefix("jax "), batch, iterations, precision, JAX[name])
 
 
-def _torch(variant: str, batch: int, iterations: int, in_a_graph: int, pixels: Any, precision: str) -> Peer:
+def _torch(variant: str, batch: int, iterations: int, precision: str) -> Candidate:
     import torch
 
     if not torch.cuda.is_available():
         raise Missing(f"PyTorch {torch.__version__} sees no GPU: install its CUDA build")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    epoch = torch_epoch(variant, batch, iterations, in_a_graph, torch.from_numpy(pixels).cuda())
+    in_a_graph = max(count for count in range(1, _MOST_IN_A_GRAPH + 1) if iterations % count == 0)
+    epoch = torch_epoch(variant, batch, iterations, in_a_graph, torch.from_numpy(pixels(iterations * batch)).cuda())
 
     def run() -> None:
         epoch()
@@ -61,7 +60,7 @@ def _torch(variant: str, batch: int, iterations: int, in_a_graph: int, pixels: A
         return len(kernels) / in_a_graph or None  # where the driver lets nobody count, there are none
 
     detail = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, fused Adam"
-    return Peer(run, detail, iterations, launches)
+    return Candidate(run, flops(batch), detail, iterations, launches)
 
 
 def torch_epoch(variant: str, batch: int, iterations: int, in_a_graph: int, images: Any) -> Callable[..., Any]:
@@ -99,13 +98,13 @@ def torch_epoch(variant: str, batch: int, iterations: int, in_a_graph: int, imag
 
         return epoch
 
-    beside = torch.cuda.Stream()
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
         for _ in range(_WARM_UP):
             done.zero_()
             iteration()
-    torch.cuda.current_stream().wait_stream(beside)
+    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(in_a_graph):
@@ -120,20 +119,20 @@ def torch_epoch(variant: str, batch: int, iterations: int, in_a_graph: int, imag
     return replay
 
 
-def _jax(variant: str, batch: int, iterations: int, pixels: Any, precision: str, flags: str) -> Peer:
+def _jax(variant: str, batch: int, iterations: int, precision: str, flags: str) -> Candidate:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or the other contestants find no memory
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or the other candidates find no memory
     import jax
 
     if jax.default_backend() != "gpu":
         raise Missing(f"JAX {jax.__version__} sees no GPU: pip install 'jax[cuda12]' or 'jax[cuda13]'")
-    products = {"tf32": "tensorfloat32", "fp32": "float32"}[precision]
+    matmul_precision = {"tf32": "tensorfloat32", "fp32": "float32"}[precision]
     if variant == "scan three passes":
         if precision == "tf32":
             raise Missing("three passes of TF32 are for fp32")
-        products = _THREE_PASSES
-    jax.config.update("jax_default_matmul_precision", products)
-    epoch = jax_epoch(variant, batch, iterations, pixels)
+        matmul_precision = _THREE_PASSES
+    jax.config.update("jax_default_matmul_precision", matmul_precision)
+    epoch = jax_epoch(variant, batch, iterations, pixels(iterations * batch))
 
     def run() -> None:
         jax.block_until_ready(epoch())
@@ -141,10 +140,10 @@ def _jax(variant: str, batch: int, iterations: int, pixels: Any, precision: str,
     def launches() -> float | None:
         return jax_launches(run, iterations)
 
-    return Peer(run, " ".join(f"JAX {jax.__version__} {flags}".split()), iterations, launches)
+    return Candidate(run, flops(batch), " ".join(f"JAX {jax.__version__} {flags}".split()), iterations, launches)
 
 
-def jax_epoch(variant: str, batch: int, iterations: int, pixels: Any) -> Callable[[], Any]:
+def jax_epoch(variant: str, batch: int, iterations: int, images: Any) -> Callable[[], Any]:
     """A function that starts an epoch and returns its losses, still on the device.
 
     ``variant``: "step", a jitted step called for every iteration, or one beginning with "scan", a jitted epoch.
@@ -152,7 +151,7 @@ def jax_epoch(variant: str, batch: int, iterations: int, pixels: Any) -> Callabl
     import jax
 
     step, state = jax_step(batch)
-    images = jax.numpy.asarray(pixels)
+    images = jax.numpy.asarray(images)
     key = jax.random.key(1)
     unroll = _UNROLLED if variant == "scan unrolled" else 1
 

@@ -1,33 +1,24 @@
 """The same training step in PyTorch and in JAX, as fast as each can be made to do it on a CPU. Only ``npgan bench`` uses these.
 
-Same networks, batch, dropout, loss and Adam. D's weights get no gradient in the G step. Peers report the two losses only;
-npgan also reports D's mean outputs and two gradient norms. ``gpu_peers`` has the same steps on a GPU.
+Same networks, batch, dropout, loss and Adam. D's weights get no gradient in the G step. These report the two losses only;
+npgan also reports D's mean outputs and two gradient norms. ``gpu_baselines`` has the same steps on a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from npgan.bench.cpu import DISCRIMINATOR, GENERATOR, IMAGES, pixels
+from npgan.bench.base import DISCRIMINATOR, GENERATOR, IMAGES, Candidate, flops, pairs, pixels
 from npgan.config import TrainConfig
 
 CONFIG = TrainConfig()
 _SCAN_LENGTH = 10
 
 
-class Peer(NamedTuple):
-    """As in ``contestants.Contestant``, without what all peers have in common."""
-
-    run: Callable[[], Any]
-    detail: str
-    iterations: int = 1
-    launches: Callable[[], float | None] | None = None
-
-
-def make(name: str, batch: int, threads: int) -> Peer:
+def make(name: str, batch: int, threads: int) -> Candidate:
     """``torch eager``, ``torch compiled``, ``jax step`` or ``jax scan``."""
     library, variant = name.split()
     return (_torch if library == "torch" else _jax)(variant, batch, threads)
@@ -41,7 +32,7 @@ def _batches(batch: int) -> Iterator[np.ndarray]:
         yield from order.reshape(-1, batch)
 
 
-def _torch(variant: str, batch: int, threads: int) -> Peer:
+def _torch(variant: str, batch: int, threads: int) -> Candidate:
     import torch
 
     torch.set_num_threads(threads)
@@ -52,10 +43,10 @@ def _torch(variant: str, batch: int, threads: int) -> Peer:
         loss_d, loss_g = step(torch.from_numpy(next(batches)))
         return loss_d.item(), loss_g.item()
 
-    return Peer(run, f"PyTorch {torch.__version__}, fused Adam, {threads} threads")
+    return Candidate(run, flops(batch), f"PyTorch {torch.__version__}, fused Adam, {threads} threads")
 
 
-def _jax(variant: str, batch: int, threads: int) -> Peer:
+def _jax(variant: str, batch: int, threads: int) -> Candidate:
     import jax
 
     step, state = jax_step(batch)
@@ -73,7 +64,7 @@ def _jax(variant: str, batch: int, threads: int) -> Peer:
         jax.block_until_ready((state, losses))
 
     detail = f"JAX {jax.__version__}, jitted{', 10 steps a call' if variant == 'scan' else ''}"
-    return Peer(run, detail, _SCAN_LENGTH if variant == "scan" else 1)
+    return Candidate(run, flops(batch), detail, _SCAN_LENGTH if variant == "scan" else 1)
 
 
 def torch_step(
@@ -189,7 +180,7 @@ def jax_step(batch: int) -> tuple[Callable[[Any, Any, Any], tuple[Any, Any]], An
     def parameters(widths: tuple[int, ...]) -> Any:
         return [
             (jnp.asarray(rng.uniform(-1, 1, (i, o)) * (6.0 / (i + o)) ** 0.5, jnp.float32), jnp.zeros(o))
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in pairs(widths)
         ]
 
     g, d = parameters(GENERATOR), parameters(DISCRIMINATOR)
