@@ -1,137 +1,113 @@
-"""The training step: whole-step gradients, what each step leaves alone, repeatability, and golden losses."""
+"""The training step: what each half leaves alone, repeatability, options, and golden losses."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from npgan.backend import Backend
 from npgan.config import TrainConfig
-from npgan.data.mnist import scale_pixels
 from npgan.data.digits import render
-from npgan.nn.layers import DropoutKey
-from npgan.nn.network import take_rows
+from npgan.engines.base import ReferenceEngine
 from npgan.gan import (
-    PASS_D,
-    PASS_G,
+    LATENT_D,
+    LATENT_G,
+    BinaryCrossEntropy,
+    BinaryCrossEntropyWithLogits,
+    StepMetrics,
     TrainState,
-    discriminator_gradients,
-    draw_latent,
-    generator_gradients,
-    iterate,
+    discriminator,
+    generator,
     loss_of,
     new_state,
-    new_workspace,
-    sample,
+    noise,
     train_step,
-)
+)  # fmt: skip
+from npgan.nn.layers import Dense, Dropout, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.network import Sequential
+from npgan.nn.optim import Adam
 
 _IMAGES = render(200, 1)[0].reshape(200, 784)
 
 
-def _relative_error(a: float, b: float) -> float:
-    return abs(a - b) / max(abs(a), abs(b), 1e-12)
+def test_the_parameter_counts_are_the_tutorials() -> None:
+    g, d = generator(100, 0.2), discriminator(0.3, 0.2)
+    assert (g.parameters.size, d.parameters.size) == (1_486_352, 1_460_225)
+    assert [layer.out_features for layer in g.layers if isinstance(layer, Dense)] == [256, 512, 1024, 784]
+    assert [layer.out_features for layer in d.layers if isinstance(layer, Dense)] == [1024, 512, 256, 1]
+    assert [type(layer) for layer in d.layers[:3]] == [Dense, LeakyReLU, Dropout]
 
 
-def _directional_check(loss_at: object, parameters: np.ndarray, gradients: np.ndarray) -> None:
-    """(L(θ + hu) − L(θ − hu))/2h against ∇L·u along random directions u, in float64."""
-    rng = np.random.default_rng(0)
-    start = parameters.copy()
-    for _ in range(3):
-        u = rng.standard_normal(parameters.size) / parameters.size**0.5
-        h = 1e-5
-        losses = []
-        for sign in (1, -1):
-            parameters[:] = start + sign * h * u
-            losses.append(loss_at())  # type: ignore[operator]
-        parameters[:] = start
-        assert _relative_error((losses[0] - losses[1]) / (2 * h), float(gradients @ u)) < 1e-5
-
-
-@pytest.mark.parametrize("loss_name", ["bce", "bce-logits"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_d_step_gradient_by_finite_differences(
-    backend: Backend, config: TrainConfig, loss_name: str, smoothing: float
-) -> None:
-    config = replace(config, loss=loss_name, label_smoothing=smoothing)
-    state = new_state(config, backend, np.float64)
-    d, loss, key = state.discriminator, loss_of(config), DropoutKey(0, 0, PASS_D)
-    workspace = new_workspace(state, config, 8)
-    images = workspace.images[:16]
-    images[:] = np.random.default_rng(1).uniform(-1, 1, images.shape)
-    discriminator_gradients(d, loss, images, workspace.target_d, key)
-    gradients = d.gradients.copy()
-    _directional_check(lambda: loss.forward(d.forward(images, key)[0], workspace.target_d), d.parameters, gradients)
-
-
-@pytest.mark.parametrize("loss_name", ["bce", "bce-logits"])
-@pytest.mark.parametrize("key", [None, DropoutKey(0, 0, PASS_G)], ids=["dropout off", "dropout on"])
-def test_g_step_gradient_by_finite_differences(
-    backend: Backend, config: TrainConfig, loss_name: str, key: DropoutKey | None
-) -> None:
-    config = replace(config, loss=loss_name)
-    state = new_state(config, backend, np.float64)
-    g, d, loss = state.generator, state.discriminator, loss_of(config)
-    target = np.ones((8, 1))
-    latent = np.random.default_rng(2).standard_normal((8, config.latent_dim))
-    images, caches = g.forward(latent)
-    generator_gradients(g, d, loss, images, caches, target, key)
-    gradients = g.gradients.copy()
-    _directional_check(lambda: loss.forward(d.forward(sample(g, latent), key)[0], target), g.parameters, gradients)
+def test_the_last_layers_are_as_the_loss_wants_them() -> None:
+    assert isinstance(discriminator(0.3, 0.2).layers[-1], Sigmoid)
+    assert isinstance(discriminator(0.3, 0.2, logits=True).layers[-1], Dense)
+    assert isinstance(generator(100, 0.2).layers[-1], Tanh)
 
 
 def test_each_step_changes_its_own_network_only(backend: Backend, config: TrainConfig) -> None:
+    """With a learning rate of 0 for one network, the other alone moves, and D's gradients are those of the D step."""
     state = new_state(config, backend)
-    g, d, loss = state.generator, state.discriminator, loss_of(config)
-    w = new_workspace(state, config, 8)
-    scale_pixels(_IMAGES[:8], out=w.images[:8])
-    draw_latent(config, 0, w.latent, 8)
-    _, caches = g.forward(w.latent, buffers=w.generator)
+    state.optimizer_g.lr = 0.0
+    g_before, d_before = state.generator.parameters.tobytes(), state.discriminator.parameters.tobytes()
+    metrics = train_step(state, _IMAGES[:8], config)
+    assert state.generator.parameters.tobytes() == g_before
+    assert state.discriminator.parameters.tobytes() != d_before
+    np.testing.assert_allclose(np.linalg.norm(state.discriminator.gradients), metrics.grad_norm_d, rtol=1e-5)
 
-    g_before, d_before = g.parameters.tobytes(), d.parameters.tobytes()
-    g_gradients = g.gradients.tobytes()
-    discriminator_gradients(d, loss, w.images[:16], w.target_d, DropoutKey(0, 0, PASS_D), w.discriminator_d)
-    state.adam_d.update(d.parameters, d.gradients)
-    assert g.parameters.tobytes() == g_before
-    assert g.gradients.tobytes() == g_gradients
-    assert d.parameters.tobytes() != d_before
-
-    d_before, d_gradients = d.parameters.tobytes(), d.gradients.tobytes()
-    generator_gradients(g, d, loss, w.images[16:], take_rows(caches, slice(8, None)), w.target_g, None, w)
-    state.adam_g.update(g.parameters, g.gradients)
-    assert d.parameters.tobytes() == d_before
-    assert d.gradients.tobytes() == d_gradients
-    assert g.parameters.tobytes() != g_before
+    state = new_state(config, backend)
+    state.optimizer_d.lr = 0.0
+    train_step(state, _IMAGES[:8], config)
+    assert state.discriminator.parameters.tobytes() == d_before
+    assert state.generator.parameters.tobytes() != g_before
 
 
-def test_a_joint_forward_of_both_noise_batches_is_two_forwards(backend: Backend, config: TrainConfig) -> None:
+def test_the_g_step_meets_the_updated_d(backend: Backend, config: TrainConfig) -> None:
     state = new_state(config, backend, np.float64)
-    w = new_workspace(state, config, 5)
-    draw_latent(config, 7, w.latent, 5)
-    images, _ = state.generator.forward(w.latent, buffers=w.generator)
-    assert np.shares_memory(images, w.images)
-    np.testing.assert_allclose(w.images[5:10], sample(state.generator, w.latent[:5]), rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(w.images[10:], sample(state.generator, w.latent[5:]), rtol=1e-12, atol=1e-14)
+    latent = noise(state, config, LATENT_G, config.batch_size)
+    fake = state.generator(latent)
+    metrics = train_step(state, _IMAGES[:8], config)
+    after = BinaryCrossEntropy().forward(state.discriminator(fake), np.ones((config.batch_size, 1)))
+    np.testing.assert_allclose(metrics.loss_g, after, rtol=1e-12)
 
 
-def test_the_g_steps_noise_does_not_depend_on_the_rows_of_the_batch(config: TrainConfig) -> None:
-    full, short = np.empty((16, 100)), np.empty((11, 100))
-    draw_latent(config, 3, full, 8)
-    draw_latent(config, 3, short, 3)
-    np.testing.assert_array_equal(short[3:], full[8:])
-    np.testing.assert_array_equal(short[:3], full[:3])
-    assert not np.array_equal(full[:8], full[8:])
+def test_the_g_steps_noise_does_not_depend_on_the_rows_of_the_batch(backend: Backend, config: TrainConfig) -> None:
+    state = new_state(config, backend)
+    state.step = 3
+    for_d = [noise(state, config, LATENT_D, rows) for rows in (8, 3)]
+    for_g = noise(state, config, LATENT_G, 8)
+    np.testing.assert_array_equal(for_d[0][:3], for_d[1])
+    assert not np.array_equal(for_d[0], for_g)
+    state.step = 4
+    assert not np.array_equal(noise(state, config, LATENT_G, 8), for_g)
+
+
+@pytest.mark.parametrize(("name", "made"), [("bce", BinaryCrossEntropy), ("bce-logits", BinaryCrossEntropyWithLogits)])
+def test_a_loss_is_two_functions_and_what_is_a_probability(name: str, made: Any) -> None:
+    loss, output, target = loss_of(TrainConfig(loss=name)), np.array([[0.25], [0.5]]), np.array([[1.0], [0.0]])
+    assert loss.forward(output, target) == made().forward(output, target)
+    np.testing.assert_array_equal(loss.backward(output, target), made().backward(output, target))
+    expected = output if name == "bce" else 1.0 / (1.0 + np.exp(-output))
+    np.testing.assert_allclose(loss.probability(output), expected)
+
+
+def test_a_gan_on_data_of_another_width(backend: Backend, config: TrainConfig) -> None:
+    """The step asks nothing of its networks but that they fit each other and the pixels."""
+    g = Sequential([Dense(100, 6), LeakyReLU(0.2), Dense(6, 5), Tanh()], np.float64)
+    d = Sequential([Dense(5, 6), LeakyReLU(0.2), Dropout(0.3), Dense(6, 1), Sigmoid()], np.float64)
+    for net in (g, d):
+        net.initialize(1)
+    adams = [Adam.for_parameters(net.parameters, 1e-2, 0.9, 0.999, 1e-8) for net in (g, d)]
+    metrics = train_step(TrainState(g, d, *adams, step=0), _IMAGES[:8, 300:305], config)
+    assert np.isfinite([float(value) for value in metrics]).all()
 
 
 def _run(config: TrainConfig, backend: Backend, steps: int) -> tuple[TrainState, list[tuple[float, float]]]:
-    state, losses = new_state(config, backend), []
-    for metrics in iterate(state, _IMAGES, config):
-        losses.append((float(metrics.loss_d), float(metrics.loss_g)))
-        if len(losses) == steps:
-            break
-    return state, losses
+    state = new_state(config, backend)
+    metrics = ReferenceEngine(state, _IMAGES, config).run(steps)
+    return state, [(row[0], row[1]) for row in metrics.tolist()]
 
 
 def test_a_run_is_a_function_of_its_config(backend: Backend) -> None:
@@ -143,29 +119,11 @@ def test_a_run_is_a_function_of_its_config(backend: Backend) -> None:
     assert first.generator.parameters.tobytes() != other.generator.parameters.tobytes()
 
 
-def test_the_last_short_batch_is_kept(backend: Backend) -> None:
-    config = TrainConfig(dataset="digits", epochs=2, batch_size=64)
-    state, losses = _run(config, backend, 99)
-    assert len(losses) == state.step == 2 * 4  # 64 + 64 + 64 + 8 images, twice
-    assert np.isfinite(losses).all()
-
-
-def test_iterate_starts_anywhere(backend: Backend) -> None:
-    """Seven steps at once, and three, then four with fresh buffers: the same bytes."""
-    config = TrainConfig(dataset="digits", epochs=2, batch_size=64)
-    whole = _run(config, backend, 7)[0]
-    parted = _run(config, backend, 3)[0]
-    for _ in iterate(parted, _IMAGES, config):
-        if parted.step == 7:
-            break
-    assert parted.generator.parameters.tobytes() == whole.generator.parameters.tobytes()
-    assert parted.adam_d.v.tobytes() == whole.adam_d.v.tobytes()
-
-
 def test_no_float64_creeps_in(backend: Backend, config: TrainConfig) -> None:
     state = new_state(config, backend)
-    metrics = train_step(state, _IMAGES[:8], config, new_workspace(state, config, 8))
-    arrays = [state.generator.parameters, state.generator.gradients, state.adam_g.m, state.adam_d.v, *metrics]
+    metrics = train_step(state, _IMAGES[:8], config)
+    arrays = [state.generator.parameters, state.generator.gradients, state.optimizer_g.m, state.optimizer_d.v, *metrics]
+    assert isinstance(metrics, StepMetrics)
     assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from npgan.nn import philox as random
 from npgan.backend import Backend
 from npgan.config import TrainConfig
-from npgan.data.mnist import batch_bounds
+from npgan.data.batches import batch_bounds
 from npgan.data.digits import render
+from npgan.gan import LATENT_D, LATENT_G, PASS_D, PASS_G, new_state, train_step
+from npgan.nn import philox
 from npgan.nn.layers import Dropout, DropoutKey
 from npgan.nn.ops import BCE_EPSILON
-from npgan.gan import LATENT_D, LATENT_G, PASS_D, PASS_G, iterate, new_state
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install 'npgan[parity]'")
 torch.set_num_threads(1)  # as NumPy's: see conftest
@@ -43,7 +43,9 @@ class _Peer:
         for site, (weight, bias) in enumerate(zip(self.d[0:6:2], self.d[1:6:2], strict=True)):
             x = torch.nn.functional.leaky_relu(x @ weight + bias, 0.2)
             if key is not None:
-                x = x * torch.tensor(Dropout(self.config.dropout, site).mask(tuple(x.shape), key, np.float64))
+                dropout = Dropout(self.config.dropout)
+                dropout.site = site
+                x = x * torch.tensor(dropout.mask(x.detach().numpy(), key))
         return x @ self.d[6] + self.d[7]
 
     def loss(self, logits: Any, target: Any) -> Any:
@@ -54,8 +56,8 @@ class _Peer:
 
     def noise(self, step: int, site: int, rows: int) -> Any:
         return torch.tensor(
-            random.normal(
-                self.config.seed, random.Stream.LATENT, step, site, (rows, self.config.latent_dim), np.float64
+            philox.normal(
+                self.config.seed, philox.Stream.LATENT, step, site, (rows, self.config.latent_dim), np.float64
             )
         )
 
@@ -87,10 +89,12 @@ def test_twenty_steps(backend: Backend, options: dict[str, Any]) -> None:
     config = replace(TrainConfig(dataset="digits", epochs=4, batch_size=_BATCH, seed=11), **options)
     state = new_state(config, backend, np.float64)
     peer = _Peer(config, state)
-    for metrics in iterate(state, _IMAGES, config):
-        epoch, iteration = divmod(state.step - 1, 5)
-        order = random.permutation(config.seed, epoch, len(_IMAGES))
-        losses = peer.step(state.step - 1, _IMAGES[order[batch_bounds(iteration, len(_IMAGES), _BATCH)]])
+    for step in range(_STEPS):
+        epoch, iteration = divmod(step, 5)
+        order = philox.permutation(config.seed, epoch, len(_IMAGES))
+        pixels = _IMAGES[order[batch_bounds(iteration, len(_IMAGES), _BATCH)]]
+        metrics = train_step(state, pixels, config)
+        losses = peer.step(step, pixels)
         np.testing.assert_allclose([metrics.loss_d, metrics.loss_g], losses, rtol=1e-10)
     assert state.step == _STEPS
     for ours, theirs in ((state.generator, peer.g), (state.discriminator, peer.d)):

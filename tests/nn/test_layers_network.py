@@ -1,4 +1,4 @@
-"""Layers and networks: protocol, initialisation, dropout masks, flat vectors, and the gradient of D∘G as a whole."""
+"""Layers and networks: protocol, initialization, dropout masks, flat vectors, and the three methods of a backward pass."""
 
 from __future__ import annotations
 
@@ -7,34 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from npgan.nn.layers import Dense, Dropout, DropoutKey, LeakyReLU, Sigmoid, Tanh
-from npgan.nn.network import Sequential, discriminator, generator, take_rows
+from npgan.backend import Array
+from npgan.gan import discriminator
+from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Tanh
+from npgan.nn.network import Sequential
 
 _KEY = DropoutKey(seed=3, step=4, forward_pass=0)
 
 
 def _small(dtype: Any = np.float64) -> Sequential:
-    net = Sequential([Dense(6, 8), LeakyReLU(0.2), Dropout(0.3, 0), Dense(8, 5), Tanh()], 6, dtype)
-    net.initialise(1, 0)
+    net = Sequential([Dense(6, 8), LeakyReLU(0.2), Dropout(0.3), Dense(8, 5), Tanh()], dtype)
+    net.initialize(1)
     return net
-
-
-def test_the_parameter_counts_are_the_tutorials() -> None:
-    assert generator(100, 0.2).parameters.size == 1_486_352
-    assert discriminator(0.3, 0.2).parameters.size == 1_460_225
-    assert generator(100, 0.2).widths[::2] == [256, 512, 1024, 784]
-    assert discriminator(0.3, 0.2).widths == [1024] * 3 + [512] * 3 + [256] * 3 + [1, 1]
-
-
-def test_the_last_layers_are_as_the_loss_wants_them() -> None:
-    assert isinstance(discriminator(0.3, 0.2).layers[-1], Sigmoid)
-    assert isinstance(discriminator(0.3, 0.2, logits=True).layers[-1], Dense)
-    assert isinstance(generator(100, 0.2).layers[-1], Tanh)
 
 
 def test_glorot_uniform_weights_and_zero_biases() -> None:
     net = discriminator(0.3, 0.2)
-    net.initialise(0, 0)
+    net.initialize(0)
     for name, tensor in net.tensors.items():
         if name.endswith("bias"):
             assert not tensor.any()
@@ -48,10 +37,10 @@ def test_glorot_uniform_weights_and_zero_biases() -> None:
 
 def test_seeds_and_layers_draw_different_weights() -> None:
     nets = [_small(), _small()]
-    nets[1].initialise(2, 0)
+    nets[1].initialize(2)
     assert not np.array_equal(nets[0].parameters, nets[1].parameters)
-    same_shape = Sequential([Dense(4, 4), Dense(4, 4)], 4)
-    same_shape.initialise(0, 0)
+    same_shape = Sequential([Dense(4, 4), Dense(4, 4)])
+    same_shape.initialize(0)
     assert not np.array_equal(same_shape.tensors["0.weight"], same_shape.tensors["1.weight"])
 
 
@@ -66,59 +55,97 @@ def test_tensors_are_views_of_the_flat_vectors() -> None:
 
 
 def test_layers_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="cannot follow"):
-        Sequential([Dense(4, 5), Dense(6, 2)], 4)
+    with pytest.raises(ValueError, match="cannot follow a width of 5"):
+        Sequential([Dense(4, 5), LeakyReLU(0.2), Dense(6, 2)])
 
 
-def test_buffers_change_nothing() -> None:
-    net = _small(np.float32)
-    x = np.random.default_rng(0).standard_normal((7, 6)).astype(np.float32)
-    y, caches = net.forward(x, _KEY)
-    dx = net.backward(np.ones_like(y), caches)
+class _Scale(Layer):
+    """A reader's own layer: y = x·scale, with one number a column, and a cache that is a plain tuple."""
+
+    scale: Array
+    dscale: Array
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"scale": (self.width,)}
+
+    def initialize(self, seed: int, site: int) -> None:
+        self.scale[...] = 1.0 + site
+
+    def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, tuple[Array, str]]:
+        return x * self.scale, (x, "anything")
+
+    def backward(self, dy: Array, cache: tuple[Array, str]) -> Array:
+        self.dscale[...] = np.sum(dy * cache[0], axis=0)
+        return self.backward_input(dy, cache)
+
+    def backward_input(self, dy: Array, cache: tuple[Array, str]) -> Array:
+        return dy * self.scale
+
+
+def test_every_layer_with_tensors_is_bound_and_initialized() -> None:
+    net = Sequential([Dense(3, 4), _Scale(4), Dense(4, 2)], np.float64)
+    net.initialize(0)
+    np.testing.assert_array_equal(net.tensors["1.scale"], np.full(4, 2.0))
+    y, caches = net.forward(np.ones((5, 3)))
+    dy = np.ones_like(y)
+    dx = net.backward(dy, caches)
     gradients = net.gradients.copy()
-    buffers = net.allocate(7)
-    for array in (*buffers.y, *buffers.dx):
-        array[:] = np.nan
-    net.gradients[:] = np.nan
-    y_buffered, caches = net.forward(x, _KEY, buffers)
-    dx_buffered = net.backward(np.ones_like(y), caches, buffers=buffers)
-    assert y_buffered is buffers.y[-1]
-    np.testing.assert_array_equal(y_buffered, y)
-    np.testing.assert_array_equal(dx_buffered, dx)
+    h = 1e-6
+    for index in range(4):  # the new layer's gradient, and with it the chain rule through it
+        losses = []
+        for sign in (1, -1):
+            net.tensors["1.scale"][index] += sign * h
+            losses.append(float(net(np.ones((5, 3))).sum()))
+            net.tensors["1.scale"][index] -= sign * h
+        np.testing.assert_allclose((losses[0] - losses[1]) / (2 * h), net.gradient_tensors["1.scale"][index], rtol=1e-8)
+    net.gradients[:] = 7.0
+    np.testing.assert_array_equal(net.backward_input(dy, caches), dx)
+    assert (net.gradients == 7.0).all()
+    net.backward(dy, caches)
     np.testing.assert_array_equal(net.gradients, gradients)
 
 
-def test_backward_computes_only_what_is_asked() -> None:
+def test_backward_assigns_and_backward_input_leaves_gradients_alone() -> None:
     net = _small()
-    y, caches = net.forward(np.ones((3, 6)))
-    full_dx = net.backward(np.ones_like(y), caches)
-    full_gradients = net.gradients.copy()
+    y, caches = net.forward(np.ones((3, 6)), _KEY)
+    dx = net.backward(np.ones_like(y), caches)
+    gradients = net.gradients.copy()
+    net.gradients[:] = np.nan
+    np.testing.assert_array_equal(net.backward(np.ones_like(y), caches), dx)
+    np.testing.assert_array_equal(net.gradients, gradients)
     net.gradients[:] = 7.0
-    np.testing.assert_array_equal(net.backward(np.ones_like(y), caches, need_params=False), full_dx)
+    np.testing.assert_array_equal(net.backward_input(np.ones_like(y), caches), dx)
     assert (net.gradients == 7.0).all()
-    assert net.backward(np.ones_like(y), caches, need_dx=False) is None
-    np.testing.assert_array_equal(net.gradients, full_gradients)
 
 
-def test_a_part_of_a_batch_is_backpropagated_by_its_caches() -> None:
+def test_a_layer_can_have_several_forwards_under_way() -> None:
     net = _small()
     x = np.random.default_rng(0).standard_normal((9, 6))
-    _, caches = net.forward(x)
-    net.backward(np.ones((5, 5)), take_rows(caches, slice(4, None)))
-    from_part = net.gradients.copy()
-    _, caches = net.forward(x[4:])
-    net.backward(np.ones((5, 5)), caches)
-    np.testing.assert_allclose(from_part, net.gradients, rtol=1e-12)
+    y, caches = net.forward(x)
+    net.forward(-x)
+    dx = net.backward(np.ones_like(y), caches)
+    _, again = net.forward(x)
+    np.testing.assert_array_equal(net.backward(np.ones_like(y), again), dx)
+    np.testing.assert_array_equal(net(x), y)
 
 
 # --- dropout
 
 
+def _mask(rate: float, shape: tuple[int, ...], key: DropoutKey = _KEY, site: int = 0, dtype: Any = np.float32) -> Array:
+    layer = Dropout(rate)
+    layer.site = site
+    return layer.mask(np.empty(shape, dtype), key)
+
+
 def test_dropout_drops_at_its_rate_and_keeps_the_mean() -> None:
-    layer = Dropout(0.3, 1)
-    mask = layer.mask((1000, 200), _KEY, np.float64)
+    mask = _mask(0.3, (1000, 200), dtype=np.float64)
     assert set(np.unique(mask)) == {0.0, 1 / 0.7}
     assert abs((mask == 0).mean() - 0.3) < 0.005
+    layer = Dropout(0.3)
     y, cache = layer.forward(np.ones((1000, 200)), _KEY)
     assert abs(y.mean() - 1) < 0.01
     np.testing.assert_array_equal(layer.backward(np.full((1000, 200), 2.0), cache), 2 * mask)
@@ -126,25 +153,32 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean() -> None:
 
 def test_dropout_without_a_key_is_the_identity() -> None:
     x = np.ones((2, 3))
-    y, cache = Dropout(0.3, 0).forward(x)
+    y, cache = Dropout(0.3).forward(x)
     assert y is x
-    assert Dropout(0.3, 0).backward(x, cache) is x
+    assert Dropout(0.3).backward(x, cache) is x
 
 
 def test_masks_differ_by_step_pass_site_and_seed_and_repeat_by_key() -> None:
-    masks = [
-        Dropout(0.5, site).mask((8, 8), key, np.float32).tobytes()
-        for site, key in [
-            (0, _KEY),
-            (1, _KEY),
-            (0, _KEY._replace(step=5)),
-            (0, _KEY._replace(seed=5)),
-            (0, _KEY._replace(forward_pass=1)),
-        ]
+    draws = [
+        (_KEY, 0),
+        (_KEY, 1),
+        (_KEY._replace(step=5), 0),
+        (_KEY._replace(seed=5), 0),
+        (_KEY._replace(forward_pass=1), 0),
     ]
+    masks = [_mask(0.5, (8, 8), key, site).tobytes() for key, site in draws]
     assert len(set(masks)) == len(masks)
-    assert Dropout(0.5, 0).mask((8, 8), _KEY, np.float32).tobytes() == masks[0]
+    assert _mask(0.5, (8, 8)).tobytes() == masks[0]
+
+
+def test_a_network_counts_its_dropout_layers() -> None:
+    """Two of the same rate in one network do not share their masks: a quarter passes both."""
+    net = Sequential([Dense(1, 20_000), Dropout(0.5), Dropout(0.5)])
+    net.layers[0].bias[...] = 1.0  # type: ignore[attr-defined]
+    y, _ = net.forward(np.zeros((1, 1), np.float32), _KEY)
+    assert [layer.site for layer in net.layers if isinstance(layer, Dropout)] == [0, 1]
+    assert abs((y != 0).mean() - 0.25) < 0.02
 
 
 def test_a_rate_of_zero_drops_nothing() -> None:
-    np.testing.assert_array_equal(Dropout(0.0, 0).mask((50, 50), _KEY, np.float32), np.ones((50, 50), np.float32))
+    np.testing.assert_array_equal(_mask(0.0, (50, 50)), np.ones((50, 50), np.float32))

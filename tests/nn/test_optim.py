@@ -1,0 +1,34 @@
+"""Adam against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from npgan.nn.optim import Adam
+
+
+def test_adam_against_values_worked_out_by_hand() -> None:
+    """lr 0.1, β 0.9/0.99, ε 0.5, gradient 2 then −1, from parameter 1.
+
+    t=1: m=0.2, v=0.04, m̂=0.2/0.1=2, v̂=0.04/0.01=4, p = 1 − 0.1·2/(2 + 0.5) = 0.92.
+    t=2: m=0.9·0.2−0.1=0.08, v=0.99·0.04+0.01=0.0496, m̂=0.08/0.19, v̂=0.0496/0.0199,
+         p = 0.92 − 0.1·0.42105263/(1.57875340 + 0.5) = 0.899744946.
+    """
+    p = np.array([1.0])
+    adam = Adam.for_parameters(p, 0.1, 0.9, 0.99, 0.5)
+    adam.update(p, np.array([2.0]))
+    np.testing.assert_allclose([p[0], adam.m[0], adam.v[0]], [0.92, 0.2, 0.04], rtol=1e-12)
+    adam.update(p, np.array([-1.0]))
+    np.testing.assert_allclose([p[0], adam.m[0], adam.v[0]], [0.899744946, 0.08, 0.0496], rtol=1e-9)
+
+
+def test_adam_leaves_the_gradient_alone_and_keeps_float32() -> None:
+    grad = np.random.default_rng(0).standard_normal(10).astype(np.float32)
+    before = grad.copy()
+    p = np.zeros(10, np.float32)
+    adam = Adam.for_parameters(p, 2e-4, 0.9, 0.999, 1e-8)
+    adam.update(p, grad)
+    np.testing.assert_array_equal(grad, before)
+    np.testing.assert_allclose(p, -2e-4 * np.sign(grad), rtol=1e-3)  # the first step is lr in every coordinate
+    assert p.dtype == adam.m.dtype == adam.v.dtype == np.float32
+    assert adam.step == 1
