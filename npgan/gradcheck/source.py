@@ -6,29 +6,26 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
-_MAX_LINES = 20
+_MAX_LINES = 22
+_PACKAGE = Path(__file__).parents[1]
 
 
 class Source(NamedTuple):
     """Where a function is and what it says. ``code`` is its body without the docstring: (line number, text)."""
 
-    file: str  # from its package on: "npgan/ops.py"
+    file: str  # from its package on: "npgan/nn/ops.py"
     line: int
     formula: str  # from the docstring, or a method's class's
     code: list[tuple[int, str]]
 
 
 def resolve(dotted: str) -> Any:
-    """What a name such as "ops" or "layers.Dense.backward" stands for within npgan, as it is at this moment."""
-    module, *path = dotted.split(".")
-    found = import_module(f"npgan.{module}")
-    for name in path:
-        found = getattr(found, name)
-    return found
+    """What a name such as "gan" or "nn.layers.Dense.backward" stands for within npgan, as it is at this moment."""
+    return resolve_name(f"npgan.{dotted}")
 
 
 def read_source(function: Callable[..., Any]) -> Source | None:
@@ -38,8 +35,7 @@ def read_source(function: Callable[..., Any]) -> Source | None:
         path = Path(inspect.getsourcefile(function) or "")
     except (OSError, TypeError):
         return None
-    parts = path.parts[-3:]
-    file = "/".join(parts[parts.index("npgan") :]) if "npgan" in parts[:-1] else path.name
+    file = path.relative_to(_PACKAGE.parent).as_posix() if path.is_relative_to(_PACKAGE) else path.name
     return Source(file, first, _formula(function), _body(lines, first))
 
 
