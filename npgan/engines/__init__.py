@@ -65,16 +65,16 @@ def choose(compute: Compute, backend: Backend, report: Report = lambda line: Non
     if compute.kernels not in KERNELS:
         raise InputError(f"--kernels must be one of {', '.join(KERNELS)}, got {compute.kernels!r}")
     if compute.kernels == "reference":
-        return reference(compute, backend, "asked for by --kernels reference")
+        return reference_choice(compute, backend, "asked for by --kernels reference")
     try:
         return (_cpu if backend.name == "numpy" else _cuda)(compute, backend, report)
     except InputError as problem:
         if compute.kernels == "fused":
             raise InputError(f"--kernels fused: {problem}") from None
-        return reference(compute, backend, str(problem))
+        return reference_choice(compute, backend, str(problem))
 
 
-def reference(compute: Compute, backend: Backend, reason: str) -> Choice:
+def reference_choice(compute: Compute, backend: Backend, reason: str) -> Choice:
     """The engine that runs the textbook as it stands."""
     from npgan.engines.base import ReferenceEngine
 
