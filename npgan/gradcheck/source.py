@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -40,13 +41,13 @@ def read_source(function: Callable[..., Any]) -> Source | None:
 
 
 def _formula(function: Callable[..., Any]) -> str:
-    """The first paragraph of the docstring that states a formula, or else the first of all, without the shapes."""
+    """The first paragraph of the docstring that begins with a formula, or else the first of all, without the shapes."""
     doc = inspect.getdoc(function) or ""
     owner = getattr(function, "__qualname__", "").rpartition(".")[0]
     if not doc and owner:
         doc = inspect.getdoc(getattr(inspect.getmodule(function), owner, None)) or ""
     paragraphs = [" ".join(paragraph.split()) for paragraph in doc.split("\n\n")]
-    stated = [paragraph for paragraph in paragraphs if " = " in paragraph or "←" in paragraph]
+    stated = [paragraph for paragraph in paragraphs if re.match(r"\S+ [=←] ", paragraph)]
     return (stated or paragraphs)[0].partition(" Shapes:")[0]
 
 
