@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -19,7 +20,10 @@ PAGES = sorted((DOCS / "course").glob("*.md"))
 STEPS = [page for page in PAGES if page.name != "index.md"]
 
 _SNIPPET = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-_QUOTE = re.compile(r"<!-- code: (\S+) -->\nFrom `(\S+)`, `(\S+)`: ([^\n]*)\n\n```text\n(.*?)\n```", re.DOTALL)
+# A function's whole body or, after a comma, the part of it that begins with such a comment.
+_QUOTE = re.compile(
+    r"<!-- code: ([\w.]+)(?:, ([^\n]+))? -->\nFrom `(\S+)`, `(\S+)`: ([^\n]*)\n\n```text\n(.*?)\n```", re.DOTALL
+)
 
 
 def _named(page: Path) -> str:
@@ -59,12 +63,18 @@ def test_quoted_code_and_formulas_are_those_of_the_source(page: Path) -> None:
     assert quotes
     assert len(quotes) == text.count("<!-- code:")
     for quote in quotes:
-        dotted, file, name, formula, body = quote.groups()
-        source = read_source(resolve(dotted))
+        dotted, part, file, name, formula, body = quote.groups()
+        function = resolve(dotted)
+        source = read_source(function)
         assert source is not None
-        assert (file, name) == (source.file, dotted.partition(".")[2])
-        assert formula == source.formula.removesuffix(".")
-        assert body == "\n".join(line for _, line in source.code), f"{page.name} quotes an older {dotted}"
+        assert (file, name) == (source.file, function.__qualname__)
+        if part:
+            parts = textwrap.dedent(inspect.getsource(function)).split("\n\n")
+            code = textwrap.dedent(next(text for text in parts if text.lstrip().startswith(f"# {part}")))
+        else:
+            code = "\n".join(line for _, line in source.code)
+        assert formula == (f"the {part}" if part else source.formula.removesuffix("."))
+        assert body == code, f"{page.name} quotes an older {dotted}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_named)
@@ -90,4 +100,4 @@ def test_the_site_builds(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     html = (tmp_path / "site" / "8-g-step" / "index.html").read_text(encoding="utf-8")
-    assert "generator_gradients" in html
+    assert "backward_input" in html

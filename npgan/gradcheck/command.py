@@ -8,9 +8,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from npgan import backend
-from npgan import engines as kernels
 from npgan.backend import Backend
-from npgan.engines import REFERENCE
+from npgan.engines import Compute, choose
 from npgan.errors import InputError
 from npgan.gradcheck.gallery import BUGS, Finding, difference, find_planted
 from npgan.gradcheck.report import Report, explain, print_report
@@ -38,17 +37,17 @@ def _checks(chosen: Backend, seed: int, as_json: bool, verbose: bool, console: C
     started = time.perf_counter()
     results = []
     with console.status("checking …") if console.is_terminal and not as_json else nullcontext():
-        chosen_kernels = kernels.select("auto") if chosen.name == "numpy" else REFERENCE
-        fused = chosen_kernels if chosen_kernels.name == "fused" else REFERENCE
-        for level in run_levels(seed, chosen, kernels=fused):
+        engine = choose(Compute(kernels="auto"), chosen)
+        fused = engine if engine.name == "fused" else None
+        for level in run_levels(seed, chosen, fused=fused):
             results += level
     report = Report(results, seed, f"{chosen.name} on {chosen.device}", time.perf_counter() - started)
     if as_json:
         print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
     else:
         print_report(report, console, verbose)
-        if fused is REFERENCE:
-            console.print(f"fused kernels not compared: {chosen_kernels.reason}", style="dim")
+        if fused is None:
+            console.print(f"fused kernels not compared: {engine.reason}", style="dim")
     return 0 if report.passed else 1
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-JUNK = 0.8125  # what buffers hold before a backward writes into them: exact in binary, and easy to recognise
+JUNK = 0.8125  # what gradients hold before a backward assigns them: exact in binary, and easy to recognize
 
 _CLOSE = 1e-5  # patterns are matched more loosely than gradients: central differences have them too
 
@@ -62,7 +62,7 @@ def find_hint(
     if _close(analytic, -numeric, size).all():
         return Hint("sign", "exactly the opposite: a sign is flipped")
     if _close(analytic - numeric, np.full_like(numeric, JUNK), size).all():
-        return Hint("accumulates", "right, plus what the buffer held before: it adds (+=) where it should assign (=)")
+        return Hint("accumulates", "right, plus what the gradient held before: it adds (+=) where it should assign (=)")
     if shape is not None and len(shape) == 2 and _is_transposed(analytic, numeric, shape, size):
         return Hint("transposed", "the right numbers in the wrong places: transposed")
     blocked = wrong & (numeric == 0.0)

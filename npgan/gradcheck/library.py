@@ -13,8 +13,7 @@ import numpy as np
 from npgan.backend import Array, array_module, to_numpy
 from npgan.gradcheck.check import Check, Result, compare_gradients
 from npgan.gradcheck.hints import Hint, rows_factors
-from npgan.gradcheck.maths import bind_function
-from npgan.gradcheck.methods import CENTRAL, COMPLEX, METHODS, Bind
+from npgan.gradcheck.methods import CENTRAL, COMPLEX, METHODS, Bind, bind_function
 from npgan.gradcheck.report import Report
 from npgan.gradcheck.source import read_source
 

@@ -40,6 +40,23 @@ class Bound(NamedTuple):
 Bind = Callable[[Any], Bound]  # dtype → fresh arrays of that dtype and the loss over them
 
 
+def bind_function(
+    f: Callable[..., Array], inputs: dict[str, Array], dy: Array, kinks: Callable[..., Array] | None = None
+) -> Bind:
+    """The loss Σ dy·f(inputs): its gradient in an input is what f's backward makes of dy."""
+
+    def bind(dtype: Any) -> Bound:
+        work = {name: array.astype(dtype) for name, array in inputs.items()}
+
+        def evaluate() -> tuple[Array, list[Array]]:
+            loss = (dy * f(*work.values())).sum()
+            return loss, [] if kinks is None else [kinks(*work.values())]
+
+        return Bound(work, evaluate)
+
+    return bind
+
+
 class Derivative(NamedTuple):
     """One numerical derivative. ``value`` is NaN where a kink leaves none."""
 

@@ -190,14 +190,15 @@ def _verdict(report: Report) -> Any:
     if kinks:
         shrunk, apart = sum(r.shrunk for r in kinks), sum(r.at_kink for r in kinks)
         text.append(f"Kinks: {shrunk} central differences took a smaller step, {apart} elements set apart.\n", "dim")
-    float32 = {r.case: 0.0 for r in results if r.level == "kernels"}
+    float32: dict[str, float] = {}
     for result in results:
-        if result.level == "kernels":
-            float32[result.case] = max(float32[result.case], result.error / ULP)
+        if result.level == "engines" and "float32" in result.case:
+            engine = result.case.partition(",")[0]
+            float32[engine] = max(float32.get(engine, 0.0), result.error / ULP)
     if float32:
         errors = ", ".join(f"{case} {ulp:.0f} ulp" for case, ulp in float32.items())
         text.append(
-            f"Kernels against float64, worst: {errors}; rounding in another order, not another formula.\n", "dim"
+            f"Engines against float64, worst: {errors}; rounding in another order, not another formula.\n", "dim"
         )
     if failures:
         later = len(failures) - len(report.culprits)

@@ -21,16 +21,14 @@ def first_non_finite(run: Callable[[], Any]) -> str:
         signature = inspect.signature(function)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
-            # Buffers for the result may hold anything before the call.
-            inputs = {key: value for key, value in given.items() if key not in ("out", "dweight", "dbias", "scratch")}
-            before = _first_bad(inputs)
+            before = _first_bad(signature.bind(*args, **kwargs).arguments)
             result = function(*args, **kwargs)
-            after = _first_bad({f"result {i}": part for i, part in enumerate(_parts(result))}) or _first_bad(inputs)
+            parts = result if isinstance(result, tuple) else (result,)
+            after = _first_bad({f"result {i}": part for i, part in enumerate(parts)})
             if not found and before:
-                found.append(f"ops.{name} was given {before}")
+                found.append(f"nn.ops.{name} was given {before}")
             elif not found and after:
-                found.append(f"ops.{name} made {after} from finite numbers")
+                found.append(f"nn.ops.{name} made {after} from finite numbers")
             return result
 
         return watched
@@ -43,10 +41,6 @@ def first_non_finite(run: Callable[[], Any]) -> str:
     with mock.patch.multiple(ops, **watched_functions):
         run()
     return found[0] if found else ""
-
-
-def _parts(result: Any) -> tuple[Any, ...]:
-    return result if isinstance(result, tuple) else (result,)
 
 
 def _first_bad(values: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ def test_a_failure_prints_numbers_formula_code_and_hint() -> None:
         "FAIL",
         "dx = dy·σ(x).",
         "return -dy / (1.0 + np.exp(-x))",
-        "test_gradcheck.py:",
+        "test_check.py:",
         "sign",
         "seed 0",
     ):

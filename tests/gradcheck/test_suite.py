@@ -6,26 +6,29 @@ import functools
 import inspect
 import io
 import json
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from npgan import backend
-from npgan.nn import layers
-from npgan.nn import losses
-from npgan.nn import ops
-from npgan.cli import main
+from npgan import backend, gan
+from npgan.backend import Array
+from npgan.engines import Choice
+from npgan.engines.base import FusedEngine
+from npgan.engines.reference import ReferenceKernels
 from npgan.errors import InputError
 from npgan.gradcheck import command
 from npgan.gradcheck.check import run_check
-from npgan.gradcheck.fused import fused_checks
+from npgan.gradcheck.command import gradcheck
+from npgan.gradcheck.engines import engine_checks
 from npgan.gradcheck.gallery import BUGS, Bug, difference, find_planted, planted
 from npgan.gradcheck.methods import CENTRAL, COMPLEX
 from npgan.gradcheck.report import Report, print_report
 from npgan.gradcheck.suite import LEVELS, run_levels
-from npgan.engines import Kernels, reference
+from npgan.nn import layers, network, ops
+from npgan.nn.layers import Dense
 
 NUMPY = backend.select("numpy")
 SINGLE = {"op", "layer", "loss"}
@@ -43,7 +46,7 @@ def shown(report: Report, width: int) -> str:
 
 
 def test_the_default_run_covers_everything_and_passes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gradcheck", "--backend", "numpy", "--json", "--seed", "5"]) == 0
+    assert gradcheck("numpy", 5, as_json=True, gallery=False, verbose=False) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["passed"] is True and report["seed"] == 5 and report["culprits"] == []
     results = report["results"]
@@ -53,13 +56,21 @@ def test_the_default_run_covers_everything_and_passes(capsys: pytest.CaptureFixt
 
     names = {result["op"] for result in results}
     backwards = [name for name in vars(ops) if "_backward" in name and not name.startswith("_")]
-    assert {f"ops.{name}" for name in backwards} <= names
-    for module in (layers, losses):
+    assert {f"nn.ops.{name}" for name in backwards} <= names
+    for module in (layers, network):
         for name, kind in inspect.getmembers(module, inspect.isclass):
-            if kind.__module__ == module.__name__ and hasattr(kind, "backward") and name not in ("Layer", "Loss"):
-                assert f"{module.__name__.removeprefix('npgan.')}.{name}.backward" in names
+            if kind.__module__ == module.__name__ and name != "Layer":
+                own = [method for method in vars(kind) if method.startswith("backward")]
+                assert {f"{module.__name__.removeprefix('npgan.')}.{name}.{method}" for method in own} <= names
+    losses = [
+        name
+        for name, value in vars(gan).items()
+        if name[0].isupper() and inspect.isfunction(value) and value.__module__ == gan.__name__
+    ]
+    assert len(losses) == 2 and {f"gan.{name}" for name in losses} <= names
+    assert {"nn.optim.Adam.update", "gan.train_step", "engines.schedule.FusedStep.launch"} <= names
 
-    real = [r for r in results if r["op"] == "training.train_step" and "real" in r["case"] and r["method"] == COMPLEX]
+    real = [r for r in results if r["op"] == "gan.train_step" and "real" in r["case"] and r["method"] == COMPLEX]
     counts = {"D": 1_460_225, "G": 1_486_352}
     for net, count in counts.items():
         rows = [r for r in real if r["case"].startswith(net)]
@@ -78,8 +89,8 @@ def test_other_seeds_give_no_false_alarm(seed: int) -> None:
 
 def test_every_level_has_both_methods_and_kinks_are_met(small: Report) -> None:
     found = [level for level in LEVELS if any(r.level == level for r in small.results)]
-    assert found == [level for level in LEVELS if level != "kernels"]
-    for level in set(found) - {"Adam"}:
+    assert found == list(LEVELS)
+    for level in set(found) - {"Adam", "engines"}:
         assert {COMPLEX, CENTRAL} <= {r.method for r in small.results if r.level == level}
     assert any(r.shrunk for r in small.results) and any(r.at_kink for r in small.results)
 
@@ -94,14 +105,14 @@ def test_planted_bugs_are_caught(bug: Bug) -> None:
 
 
 def test_there_are_many_planted_bugs_and_each_is_a_small_edit() -> None:
-    assert len(BUGS) >= 15
+    assert len(BUGS) == 32
     assert len({bug.title for bug in BUGS}) == len(BUGS)
     assert all(1 <= len(difference(bug)) <= 4 for bug in BUGS)
 
 
 def test_a_planted_bug_is_gone_afterwards() -> None:
     before = ops.dropout_backward
-    with planted(next(bug for bug in BUGS if bug.function == "ops.dropout_backward")):
+    with planted(next(bug for bug in BUGS if bug.function == "nn.ops.dropout_backward")):
         assert ops.dropout_backward is not before
     assert ops.dropout_backward is before
 
@@ -109,7 +120,7 @@ def test_a_planted_bug_is_gone_afterwards() -> None:
 def test_a_bug_that_no_longer_fits_the_source_is_refused() -> None:
     with (
         pytest.raises(InputError, match="does not have 'no such text' once"),
-        planted(Bug("stale", "ops.tanh_backward", (("no such text", ""),))),
+        planted(Bug("stale", "nn.ops.tanh_backward", (("no such text", ""),))),
     ):
         pass
 
@@ -118,15 +129,15 @@ def test_later_levels_are_told_from_the_culprit() -> None:
     """All levels run: the whole step fails as well, but what is explained is the operation."""
     with planted(next(bug for bug in BUGS if bug.hint == "scale")):
         report = Report([result for level in run_levels(0, NUMPY, real=False) for result in level], 0)
-    assert {result.level for result in report.failures} == {"op", "layer", "network", "step", "train_step"}
-    assert {result.op for result in report.culprits} == {"ops.dropout_backward"}
+    assert {result.level for result in report.failures} == {"op", "layer", "network", "train_step", "engines"}
+    assert {result.op for result in report.culprits} == {"nn.ops.dropout_backward"}
     text = shown(report, 100)
     assert "dx = dy·mask" in text and "ops (bug planted).py:" in text and "mask > 0" in text
     assert "1 − p = 0.7" in text and "later levels use it" in text
 
 
 def test_an_exception_in_a_backward_is_a_failure_with_its_message() -> None:
-    bug = Bug("shapes", "ops.dense_backward_dx", (("np.matmul(dy, weight.T", "np.matmul(dy, weight"),))
+    bug = Bug("shapes", "nn.ops.dense_backward_dx", (("dy @ weight.T", "dy @ weight"),))
     (finding,) = find_planted(0, NUMPY, [bug])
     assert finding.report.failures[0].problem.startswith("raised ValueError")
     assert "raised ValueError" in shown(finding.report, 80)
@@ -134,36 +145,61 @@ def test_an_exception_in_a_backward_is_a_failure_with_its_message() -> None:
 
 
 def test_the_first_operation_to_make_a_nan_is_named() -> None:
-    bug = Bug("log of 0", "ops.binary_cross_entropy_forward", (("np.log(p + epsilon)", "np.log(p - p)"),))
+    bug = Bug("log of 0", "nn.ops.binary_cross_entropy_forward", (("np.log(p + epsilon)", "np.log(p - p)"),))
     (finding,) = find_planted(0, NUMPY, [bug])
     (failure,) = finding.report.failures
-    assert failure.op == "ops.binary_cross_entropy_backward"
-    assert "ops.binary_cross_entropy_forward made inf in result 0 from finite numbers" in failure.problem
+    assert failure.op == "nn.ops.binary_cross_entropy_backward"
+    assert "nn.ops.binary_cross_entropy_forward made inf in result 0 from finite numbers" in failure.problem
+
+
+class _OtherTanh(ReferenceKernels):
+    def backward_tanh(self, dz: Array, layer: Dense, y: Array, dz_before: Array) -> None:
+        super().backward_tanh(dz, layer, y * y, dz_before)
+
+
+def _compared(kernels: type[ReferenceKernels]) -> Report:
+    """With the reference's table in the place of compiled kernels: the comparison itself is what is tested."""
+    fused = Choice("fused", "for the test", "", None, lambda *run: FusedEngine(kernels(np.float32), *run))
+    checks = engine_checks(np.random.default_rng(0), np, fused)
+    return Report([result for check in checks for result in run_check(check, np.random.default_rng(0))], 0)
 
 
 def test_fused_kernels_are_held_to_the_rounding_of_float32() -> None:
-    """With the reference's functions in the place of compiled ones: the comparison itself is what is tested."""
-
-    class Chains:  # another object than ``reference``, or networks would walk their layers
-        def __getattr__(self, name: str) -> Any:
-            return getattr(reference, name)
-
-    kernels = Kernels("fused", "for the test", Chains())
-
-    def compared() -> Report:
-        checks = fused_checks(np.random.default_rng(0), kernels)
-        return Report([result for check in checks for result in run_check(check, np.random.default_rng(0))], 0)
-
-    right = compared()
-    assert right.passed and 0.0 < max(result.error for result in right.results) < 1e-5
+    right = _compared(ReferenceKernels)
+    errors = [result.error for result in right.results if "float32" in result.case]
+    assert right.passed and 0.0 < max(errors) < 1e-5
     assert "fused float32" in shown(right, 80) and "ulp" in shown(right, 80)
-    bug = Bug(
-        "y for y²",
-        "kernels.reference.dense_tanh_backward",
-        (("ops.tanh_backward(dy, y,", "ops.tanh_backward(dy, y * y,"),),
+    wrong = _compared(_OtherTanh).failures
+    assert {result.op for result in wrong} == {"engines.cpu.kernels.CpuKernels"}
+    assert {"G layer 0", "G layer 2", "G's parameters"} <= {result.tensor for result in wrong}
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        ("(self.pass_g, None)", "(self.pass_g, self.parameters_d)"),  # the G step trains D too
+        ("self.pass_g.x, self.g_dz[-1])", "self.g_y[-1][: len(self.pass_g.x)], self.g_dz[-1])"),  # the D step's fakes
+    ],
+)
+def test_a_wrong_schedule_is_found_in_float64(edits: tuple[str, str]) -> None:
+    with planted(Bug("schedule", "engines.schedule.FusedStep.launch", (edits,))):
+        failures = _compared(ReferenceKernels).failures
+    assert {"engines.schedule.FusedStep.launch"} == {r.op for r in failures if r.case.startswith("schedule")}
+    assert not any(r.op == "gan.train_step" for r in failures)
+
+
+def test_backward_input_has_a_check_of_its_own() -> None:
+    writes = Bug(
+        "writes",
+        "nn.layers.Dense.backward_input",
+        (("        return", "        self.dbias[...] = 0.0\n        return"),),
     )
-    with planted(bug):
-        assert {result.op for result in compared().failures} == {"kernels.stages.Stage.backward"}
+    (finding,) = find_planted(0, NUMPY, [writes])
+    assert {(r.op, r.tensor) for r in finding.report.culprits} >= {("nn.layers.Dense.backward_input", "gradients")}
+    trains = Bug("trains", "nn.network.Sequential.backward_input", (("layer.backward_input(", "layer.backward("),))
+    (finding,) = find_planted(0, NUMPY, [trains])
+    assert finding.named == ["nn.network.Sequential.backward_input"]
+    assert {r.tensor for r in finding.report.culprits} == {"gradients"}
 
 
 @pytest.mark.parametrize("width", [80, 120, 140, 160])
@@ -179,17 +215,30 @@ def test_the_table_fits_the_terminal(small: Report, width: int) -> None:
 def test_status_of_a_failing_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(command, "run_levels", functools.partial(run_levels, real=False))
     with planted(BUGS[0]):
-        assert main(["gradcheck", "--backend", "numpy"]) == 1
+        assert gradcheck("numpy", 0, as_json=False, gallery=False, verbose=False) == 1
     assert "transposed" in capsys.readouterr().out
     with planted(BUGS[0]):
-        assert main(["gradcheck", "--backend", "numpy", "--json"]) == 1
+        assert gradcheck("numpy", 0, as_json=True, gallery=False, verbose=False) == 1
     report = json.loads(capsys.readouterr().out)
     failure = next(result for result in report["results"] if not result["passed"])
-    assert report["culprits"] == ["ops.dense_backward_params"]
+    assert report["culprits"] == ["nn.ops.dense_backward_params"]
     assert failure["hint"]["kind"] == "transposed" and failure["source"]["formula"].startswith("dW = xᵀ·dy")
+    assert failure["source"]["file"] == "npgan/nn/ops (bug planted).py"
+
+
+def test_where_there_are_no_fused_kernels_it_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "run_levels", functools.partial(run_levels, real=False))
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert gradcheck("numpy", 0, as_json=False, gallery=False, verbose=False) == 0
+    text = capsys.readouterr().out
+    assert "fused kernels not compared: numba" in text and "fused float32" not in text
 
 
 def test_the_gallery_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from npgan.cli import main
+
     monkeypatch.setattr(command, "find_planted", lambda seed, chosen: find_planted(seed, chosen, BUGS[:2]))
     assert main(["gradcheck", "--gallery", "--backend", "numpy"]) == 0
     text = capsys.readouterr().out
@@ -202,6 +251,8 @@ def test_the_gallery_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 @pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--seed", "x"], ["--backend", "abacus"], ["--nonsense"]])
 def test_misuse_is_one_line_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from npgan.cli import main
+
     try:
         status = main(["gradcheck", *arguments])
     except SystemExit as stop:  # argparse's own

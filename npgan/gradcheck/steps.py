@@ -1,0 +1,150 @@
+"""The checks of ``gan.train_step``: on small networks in every element, over its settings, and on the real ones by sample.
+
+What a step's gradient should be the derivative of is written down here once more, from the forwards alone: the D step's
+loss as a function of D's parameters, the G step's as a function of G's. Dropout's masks are those of the step's own keys.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from npgan import gan
+from npgan.backend import Array
+from npgan.config import TrainConfig
+from npgan.data.batches import scale_pixels
+from npgan.gradcheck.adam import adam_factors, adam_formula
+from npgan.gradcheck.check import Check, FormulaCheck
+from npgan.gradcheck.hints import JUNK, Factor, Hint, rows_factors
+from npgan.gradcheck.methods import Bind, Bound
+from npgan.gradcheck.networks import TOLERANCE, Make, Pair, copied, kinks, randomized, real_pair, small_pair
+from npgan.nn import philox
+from npgan.nn.layers import DropoutKey
+from npgan.nn.network import Sequential
+from npgan.nn.optim import Adam
+
+ALL_OPTIONS: dict[str, Any] = {"loss": "bce-logits", "dropout_in_g_step": True, "label_smoothing": 0.1, "beta1": 0.5}
+
+_STEP = 3  # iterations done before the one that is checked
+_CASES: dict[str, dict[str, Any]] = {
+    "small": {},
+    "target 0.9, dropout": {"label_smoothing": 0.1, "dropout_in_g_step": True},
+    "target 0.9, logits": {"label_smoothing": 0.1, "loss": "bce-logits"},
+    "small, all options": ALL_OPTIONS,
+}
+_HALF_BATCH = [
+    Factor(2.0, Hint("mean-sum", "twice too large: the mean is over real and fake rows together, not over each kind")),
+    Factor(0.5, Hint("mean-sum", "half of what it should be: the mean is over the wrong number of rows")),
+]
+
+
+def train_step_checks(rng: np.random.Generator, xp: ModuleType, real: bool) -> Iterator[Check | FormulaCheck]:
+    """Every element of small networks for both losses, with dropout off and on in the G step; ``real``: the tutorial's."""
+    config = TrainConfig(batch_size=5, latent_dim=3, seed=int(rng.integers(2**32)))
+    for case, changes in _CASES.items():
+        pair = small_pair(xp, logits="loss" in changes)
+        yield from _checks(case, pair, replace(config, **changes), (3, 4), rng, xp)
+    if real:
+        config, shape = TrainConfig(batch_size=32, seed=config.seed), (32, gan.IMAGE_PIXELS)
+        yield from _checks("real, 32 rows", real_pair(xp), config, shape, rng, xp, elements=6, directions=3)
+
+
+def state_of(config: TrainConfig, g: Sequential, d: Sequential, step: int) -> gan.TrainState:
+    """These networks after ``step`` iterations, with Adam's moments at 0."""
+    settings = config.beta1, config.beta2, config.adam_epsilon
+    optimizer_g = Adam.for_parameters(g.parameters, config.lr_g, *settings)
+    optimizer_d = Adam.for_parameters(d.parameters, config.lr_d, *settings)
+    optimizer_g.step = optimizer_d.step = step
+    return gan.TrainState(g, d, optimizer_g, optimizer_d, step)
+
+
+def _checks(
+    case: str,
+    pair: Pair,
+    config: TrainConfig,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    xp: ModuleType,
+    **more: Any,
+) -> Iterator[Check | FormulaCheck]:
+    """Shapes: pixels ``shape``, which is (b, pixels of an image)."""
+    g, d = (randomized(make(np.float64), rng) for make in pair)  # as they are before the step
+    pixels = xp.asarray(rng.integers(0, 256, shape).astype(np.uint8))
+
+    @functools.cache
+    def ran() -> tuple[gan.TrainState, gan.StepMetrics]:
+        nets = copied(pair.generator, g, np.float64), copied(pair.discriminator, d, np.float64)
+        for net in nets:
+            net.gradients[...] = JUNK
+        state = state_of(config, *nets, _STEP)
+        return state, gan.train_step(state, pixels, config)
+
+    # The step again, as its definition: noise, images and targets from the config, and forwards alone.
+    b, loss = len(pixels), gan.loss_of(config)
+    noise_d, noise_g = (
+        philox.normal(config.seed, philox.Stream.LATENT, _STEP, site, (rows, config.latent_dim), np.float64, xp)
+        for site, rows in ((gan.LATENT_D, b), (gan.LATENT_G, config.batch_size))
+    )
+    images = xp.concatenate([scale_pixels(pixels, np.float64), g(noise_d)])
+    target = xp.asarray(np.repeat([1.0 - config.label_smoothing, 0.0], b).reshape(2 * b, 1))
+    ones = xp.ones((config.batch_size, 1))
+    key_d = DropoutKey(config.seed, _STEP, gan.PASS_D)
+    key_g = DropoutKey(config.seed, _STEP, gan.PASS_G) if config.dropout_in_g_step else None
+
+    def loss_d(twin: Sequential) -> tuple[Array, list[Array]]:
+        output, caches = twin.forward(images, key_d)
+        return loss.forward(output, target), kinks(twin, caches)
+
+    def loss_g(twin: Sequential) -> tuple[Array, list[Array]]:
+        updated = ran()[0].discriminator
+        fakes, caches = twin.forward(noise_g)
+        output, d_caches = updated.forward(fakes, key_g)
+        return loss.forward(output, ones), kinks(twin, caches) + kinks(updated, d_caches)
+
+    def check(name: str, factors: list[Factor], net: str, bind: Bind) -> Check:
+        def prepare() -> tuple[dict[str, Array], Bind]:
+            return getattr(ran()[0], net).gradient_tensors, bind
+
+        return Check("train_step", "gan.train_step", prepare, f"{name}, {case}", TOLERANCE, factors=factors, **more)
+
+    bind_d, bind_g = _bind(pair.discriminator, d, loss_d), _bind(pair.generator, g, loss_g)
+    yield check("D step", [*rows_factors(2 * b), *_HALF_BATCH], "discriminator", bind_d)
+    yield check("G step", rows_factors(config.batch_size), "generator", bind_g)
+
+    def updates_and_metrics() -> dict[str, tuple[Array, Array]]:
+        state, metrics = ran()
+        compared, norms = {}, []
+        for name, before, after, adam in (
+            ("D", d, state.discriminator, state.optimizer_d),
+            ("G", g, state.generator, state.optimizer_g),
+        ):
+            zero = xp.zeros_like(before.parameters)
+            lr = config.lr_d if name == "D" else config.lr_g
+            settings = lr, config.beta1, config.beta2, config.adam_epsilon
+            change, m, v = adam_formula(after.gradients, zero, zero, _STEP + 1, *settings)
+            compared[f"{name}'s change"] = after.parameters - before.parameters, change
+            compared[f"{name}'s m"], compared[f"{name}'s v"] = (adam.m, m), (adam.v, v)
+            norms.append((after.gradients**2).sum() ** 0.5)
+        p = loss.probability(d.forward(images, key_d)[0])
+        expected = loss_d(d)[0], loss_g(g)[0], p[:b].mean(), p[b:].mean(), *norms
+        for name, got, wanted in zip(metrics._fields, metrics, expected, strict=True):
+            compared[name] = xp.asarray(got), xp.asarray(wanted)
+        return compared
+
+    factors = adam_factors(_STEP + 1, config.beta1, config.beta2)
+    yield FormulaCheck("train_step", "gan.train_step", updates_and_metrics, f"updates, {case}", TOLERANCE, factors)
+
+
+def _bind(make: Make, net: Sequential, loss: Callable[[Sequential], tuple[Array, list[Array]]]) -> Bind:
+    """``loss`` as a function of the network's parameters."""
+
+    def bind(dtype: Any) -> Bound:
+        twin = copied(make, net, dtype)
+        return Bound(twin.tensors, lambda: loss(twin))
+
+    return bind
