@@ -6,8 +6,8 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 _MAX_LINES = 20
@@ -23,12 +23,8 @@ class Source(NamedTuple):
 
 
 def resolve(dotted: str) -> Any:
-    """What a name such as "ops" or "layers.Dense.backward" stands for within npgan, as it is at this moment."""
-    module, *path = dotted.split(".")
-    found = import_module(f"npgan.{module}")
-    for name in path:
-        found = getattr(found, name)
-    return found
+    """What a name such as "gan.train_step" or "nn.layers.Dense.backward" stands for within npgan, as it is at this moment."""
+    return resolve_name(f"npgan.{dotted}")
 
 
 def read_source(function: Callable[..., Any]) -> Source | None:
