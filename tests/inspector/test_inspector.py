@@ -164,7 +164,7 @@ def test_logits_leave_the_sigmoid_to_the_loss(pixels: np.ndarray) -> None:
     outside = [(op.step, op.where, op.function) for op in seen.ops if op.part == "loss"]
     name = "binary_cross_entropy_with_logits"
     assert outside == [
-        (D_STEP, "loss", f"{name}_forward"), (D_STEP, "probability", "sigmoid_forward"), (D_STEP, "loss", f"{name}_backward"),
+        (D_STEP, "probability", "sigmoid_forward"), (D_STEP, "loss", f"{name}_forward"), (D_STEP, "loss", f"{name}_backward"),
         (G_STEP, "loss", f"{name}_forward"), (G_STEP, "loss", f"{name}_backward"),
     ]  # fmt: skip
     assert all(verdict.passed for verdict in prove(seen).values())
