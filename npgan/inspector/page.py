@@ -27,7 +27,7 @@ from npgan.inspector.toy import TOY_INTRODUCTION, check_toy, matrix_lines, toy_s
 from npgan.inspector.trace import Op, StepTrace
 
 _PAIRS = 8
-_SYMBOL = re.compile(r"(?P<base>[A-Za-zα-ω]+)_(?P<sub>[A-Za-z0-9]+(?:,[A-Za-z0-9]+)*)|(?P<name>[A-Za-zα-ω]+)")
+_SYMBOL = re.compile(r"(?P<base>[A-Za-zα-ωΣ]+)_(?P<sub>[A-Za-z0-9]+(?:,[A-Za-z0-9]+)*)|(?P<name>(?<!')[A-Za-zα-ω]+)")
 
 
 class Comparison(NamedTuple):
@@ -212,5 +212,5 @@ def math_html(text: str) -> str:
 
 def _letter(name: str) -> str:
     """Names of one letter are variables, and so are their gradients; "a" and "I" do not occur as words in formulas."""
-    variable = len(name) == 1 or (len(name) == 2 and name[0] == "d" and name != "do")
+    variable = (len(name) == 1 and name != "Σ") or (len(name) == 2 and name[0] == "d" and name != "do")
     return f"<i>{name}</i>" if variable else name

@@ -51,7 +51,7 @@ def _summary(results: list[Result]) -> Verdict:
     exact = [result for result in results if result.method == COMPLEX] or results
     worst = max(result.error for result in exact)
     compared = sum(result.elements + result.directions for result in results)
-    return Verdict(all(r.passed for r in results), worst, f"{compared} comparisons")
+    return Verdict(all(r.passed for r in results), worst, f"{compared:,} comparisons")
 
 
 def step_verdicts(trace: StepTrace) -> dict[str, Verdict]:

@@ -200,10 +200,11 @@ class _Recorder:
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
-            tensors = {key: value for key, value in given.items() if isinstance(value, np.ndarray)}
-            tensors |= {
-                key: tensors[key].copy() for key in ("weight", "bias") if key in tensors
-            }  # soon updated in place
+            tensors = {
+                key: value.copy() if key in ("weight", "bias") else value  # parameters are soon updated in place
+                for key, value in given.items()
+                if isinstance(value, np.ndarray)
+            }
             before = len(self.ops)
             result = function(*args, **kwargs)
             del self.ops[before:]  # what an operation calls is part of it
@@ -214,13 +215,15 @@ class _Recorder:
         return watched
 
     def _network(self, name: str, net: Sequential) -> Sequential:
-        """The same network, parameters and all, whose layers say where they are before they compute."""
+        """The same network, parameters and all, with its layers watched."""
         twin = copy.copy(net)
         twin.layers = [_Watched(self, name, index, layer) for index, layer in enumerate(net.layers)]
         return twin
 
 
 class _Watched(Layer):
+    """A layer that tells the recorder where it is before it computes."""
+
     def __init__(self, recorder: _Recorder, net: str, index: int, layer: Layer) -> None:
         self.recorder, self.net, self.layer = recorder, net, layer
         shape = f" {layer.in_features}→{layer.out_features}" if isinstance(layer, Dense) else ""

@@ -247,6 +247,7 @@ def test_the_toy_step_is_proved() -> None:
 
 def test_formulas_are_typeset() -> None:
     assert math_html("∂L/∂W_io < x") == "∂<i>L</i>/∂<i>W</i><sub>io</sub> &lt; <i>x</i>"
+    assert math_html("db = Σ_n dy_n, G's") == "<i>db</i> = Σ<sub>n</sub> <i>dy</i><sub>n</sub>, <i>G</i>'s"
     assert math_html("dx = slope·dy") == "<i>dx</i> = slope·<i>dy</i>"
 
 
