@@ -27,22 +27,12 @@ WHY_CACHED = {
 
 # Arithmetic on one element of the result, read off the code: each +, −, ×, ÷, comparison and call of exp, log, √, tanh is one.
 _PER_ELEMENT = {
-    "leaky_relu_forward": 2,
-    "leaky_relu_backward": 2,
-    "dropout_forward": 1,
-    "dropout_backward": 1,
-    "Dropout.forward": 0,  # off
-    "Dropout.backward": 0,
-    "sigmoid_forward": 5,
-    "sigmoid_backward": 3,
-    "tanh_forward": 1,
-    "tanh_backward": 3,
-    "binary_cross_entropy_forward": 10,
-    "binary_cross_entropy_backward": 8,
-    "binary_cross_entropy_with_logits_forward": 8,
-    "binary_cross_entropy_with_logits_backward": 7,
-    "Adam.update": 14,
-}
+    "leaky_relu_forward": 2, "leaky_relu_backward": 2, "dropout_forward": 1, "dropout_backward": 1, "sigmoid_forward": 5,
+    "sigmoid_backward": 3, "tanh_forward": 1, "tanh_backward": 3, "Adam.update": 14,
+    "Dropout.forward": 0, "Dropout.backward": 0,  # off
+    "binary_cross_entropy_forward": 10, "binary_cross_entropy_backward": 8,
+    "binary_cross_entropy_with_logits_forward": 8, "binary_cross_entropy_with_logits_backward": 7,
+}  # fmt: skip
 
 
 class Stats(NamedTuple):

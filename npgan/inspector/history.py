@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,9 +173,3 @@ def comparison(a: Snapshot, b: Snapshot) -> list[tuple[str, list[tuple[str, floa
         ("Update over weight", rows(a.ratio, b.ratio)),
         ("Shares", rows(a.share, b.share)),
     ]
-
-
-def joined(charts_a: Sequence[Chart], charts_b: Sequence[Chart]) -> list[tuple[Chart, Chart | None]]:
-    """The charts of two runs by title."""
-    others = {chart.title: chart for chart in charts_b}
-    return [(chart, others.get(chart.title)) for chart in charts_a]

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from npgan.inspector.figures import change_colors, gray_pixels, number, quantity, shape_text, wanted_change
-from npgan.inspector.history import Chart, RunHistory, Snapshot, charts, comparison, joined
+from npgan.inspector.history import Chart, RunHistory, Snapshot, charts, comparison
 from npgan.inspector.proof import METHOD, Verdict
 from npgan.inspector.style import SCRIPT, STYLE
 from npgan.inspector.svg import Curve, bars, curves, picture
@@ -162,7 +162,9 @@ def _comparison(comparing: Comparison) -> str:
 
 def _over_time(history: RunHistory, other: RunHistory | None) -> str:
     drawn = []
-    for chart, second in joined(charts(history), charts(other) if other else []):
+    others = {chart.title: chart for chart in charts(other)} if other else {}
+    for chart in charts(history):
+        second = others.get(chart.title)
         lines = _curves(chart, "A " if other else "") + (_curves(second, "B ", dashed=True) if second else [])
         drawn.append(curves(chart.title, lines, chart.logarithmic))
     return f'<div class="charts">{"".join(drawn)}</div>'

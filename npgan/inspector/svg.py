@@ -69,7 +69,7 @@ def curves(title: str, lines: Sequence[Curve], logarithmic: bool = False, x_labe
             parts += [f'<circle class="{style} dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in placed]
     parts.append("</svg>")
     legend = "".join(
-        f'<span><i class="key k{curve.color % 8}{" dashed" if curve.dashed else ""}"></i>{escape(curve.label)}</span>'
+        f'<span><i class="key c{curve.color % 8}{" dashed" if curve.dashed else ""}"></i>{escape(curve.label)}</span>'
         for curve in lines
     )
     return (
