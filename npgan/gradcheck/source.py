@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
-_MAX_LINES = 20
+_MAX_LINES = 22
+_PACKAGE = Path(__file__).parents[1]
 
 
 class Source(NamedTuple):
     """Where a function is and what it says. ``code`` is its body without the docstring: (line number, text)."""
 
-    file: str  # from its package on: "npgan/ops.py"
+    file: str  # from its package on: "npgan/nn/ops.py"
     line: int
     formula: str  # from the docstring, or a method's class's
     code: list[tuple[int, str]]
 
 
 def resolve(dotted: str) -> Any:
-    """What a name such as "gan.train_step" or "nn.layers.Dense.backward" stands for within npgan, as it is at this moment."""
+    """What a name such as "gan" or "nn.layers.Dense.backward" stands for within npgan, as it is at this moment."""
     return resolve_name(f"npgan.{dotted}")
 
 
@@ -34,19 +36,18 @@ def read_source(function: Callable[..., Any]) -> Source | None:
         path = Path(inspect.getsourcefile(function) or "")
     except (OSError, TypeError):
         return None
-    parts = path.parts[-3:]
-    file = "/".join(parts[parts.index("npgan") :]) if "npgan" in parts[:-1] else path.name
+    file = path.relative_to(_PACKAGE.parent).as_posix() if path.is_relative_to(_PACKAGE) else path.name
     return Source(file, first, _formula(function), _body(lines, first))
 
 
 def _formula(function: Callable[..., Any]) -> str:
-    """The first paragraph of the docstring that states a formula, or else the first of all, without the shapes."""
+    """The first paragraph of the docstring that begins with a formula, or else the first of all, without the shapes."""
     doc = inspect.getdoc(function) or ""
     owner = getattr(function, "__qualname__", "").rpartition(".")[0]
     if not doc and owner:
         doc = inspect.getdoc(getattr(inspect.getmodule(function), owner, None)) or ""
     paragraphs = [" ".join(paragraph.split()) for paragraph in doc.split("\n\n")]
-    stated = [paragraph for paragraph in paragraphs if " = " in paragraph or "←" in paragraph]
+    stated = [paragraph for paragraph in paragraphs if re.match(r"\S+ [=←] ", paragraph)]
     return (stated or paragraphs)[0].partition(" Shapes:")[0]
 
 
