@@ -1,7 +1,7 @@
 """The inspector: one training step taken apart, operation by operation, for people who study backpropagation.
 
-``inspect_step`` repeats a step on copies and keeps everything it computed; ``npgan inspect`` shows that in the terminal and as
-a page.
+``inspect_step`` runs ``gan.train_step`` on a copy and records everything it computes; ``npgan inspect`` shows that in the
+terminal and as a page.
 """
 
 from __future__ import annotations

@@ -104,22 +104,19 @@ def _new(dataset: str, data_dir: Path | None, seed: int, console: Console) -> _I
     return _Inspected(f"First step of a new run on {data.name}, seed {seed}", trace, len(data.images), None)
 
 
-def _of_run(path: Path, step: int | None, data_dir: Path | None) -> _Inspected:
+def _of_run(path: Path, step: int | None, data_dir: Path | None, with_history: bool = True) -> _Inspected:
     run = RunFolder.open_existing(path)
     checkpoint = checkpoint_at(run, step)
     images = images_of(checkpoint, data_dir)
     trace = step_of(checkpoint, images)
-    history = history_of(run, images, checkpoint, trace)
+    history = history_of(run, images, checkpoint, trace) if with_history else None
     return _Inspected(f"{path}, the step after {checkpoint.step:,}", trace, len(images), history)
 
 
 def _other(path: Path, compare: str, data_dir: Path | None) -> _Inspected:
     """``compare`` is the number of a step of the run at ``path``, or another run."""
     if compare.isdecimal() and not Path(compare).is_dir():
-        run = RunFolder.open_existing(path)
-        checkpoint = checkpoint_at(run, int(compare))
-        images = images_of(checkpoint, data_dir)
-        return _Inspected(f"{path}, the step after {checkpoint.step:,}", step_of(checkpoint, images), len(images), None)
+        return _of_run(path, int(compare), data_dir, with_history=False)
     return _of_run(Path(compare), None, data_dir)
 
 

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import NamedTuple
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from rich.filesize import pick_unit_and_suffix
 
 from npgan.gradcheck.source import Source, read_source, resolve
 
 SATURATED = 0.99  # |tanh| from here on, or a sigmoid as far from ½ in either direction
 
+WHY_CACHED = {
+    "dense_forward": "dW = xᵀ·dy: each weight's gradient is a sum over the inputs that it met",
+    "leaky_relu_forward": "its sign says which of the two slopes each element took",
+    "dropout_forward": "the gradient goes through the elements that were kept, and through no others",
+    "sigmoid_forward": "the slope y·(1 − y) is a function of the result: x need not be kept",
+    "tanh_forward": "the slope 1 − y² is a function of the result: x need not be kept",
+    "binary_cross_entropy_forward": "the slope of the logarithm is one over its argument",
+    "binary_cross_entropy_with_logits_forward": "its sigmoid is the gradient, but for the target",
+}
+
 # Arithmetic on one element of the result, read off the code: each +, −, ×, ÷, comparison and call of exp, log, √, tanh is one.
 _PER_ELEMENT = {
-    "leaky_relu_forward": 2,
-    "leaky_relu_backward": 2,
-    "relu_forward": 1,
-    "relu_backward": 2,
-    "dropout_forward": 1,
-    "dropout_backward": 1,
-    "sigmoid_forward": 5,
-    "sigmoid_backward": 3,
-    "tanh_forward": 1,
-    "tanh_backward": 3,
-    "binary_cross_entropy_forward": 10,
-    "binary_cross_entropy_backward": 8,
-    "binary_cross_entropy_with_logits_forward": 8,
-    "binary_cross_entropy_with_logits_backward": 7,
-    "adam_update": 12,
-    "momentum_update": 4,
-}
+    "leaky_relu_forward": 2, "leaky_relu_backward": 2, "dropout_forward": 1, "dropout_backward": 1, "sigmoid_forward": 5,
+    "sigmoid_backward": 3, "tanh_forward": 1, "tanh_backward": 3, "Adam.update": 14,
+    "Dropout.forward": 0, "Dropout.backward": 0,  # off
+    "binary_cross_entropy_forward": 10, "binary_cross_entropy_backward": 8,
+    "binary_cross_entropy_with_logits_forward": 8, "binary_cross_entropy_with_logits_backward": 7,
+}  # fmt: skip
 
 
 class Stats(NamedTuple):
@@ -50,21 +52,33 @@ def statistics(array: np.ndarray) -> Stats:
     return Stats(mean, std, float(values.min()), float(values.max()), square**0.5)
 
 
-def flops(name: str, tensors: dict[str, np.ndarray]) -> int:
-    """Floating-point operations of ``ops.<name>``. A matrix product (N, I)·(I, O) is 2·N·I·O: a × and a + for each term."""
-    if name == "dense_forward":
-        (n, i), o = tensors["x"].shape, tensors["y"].shape[1]
+def shares(function: str, tensors: dict[str, np.ndarray]) -> dict[str, float]:
+    """What part of the elements takes which way through the function."""
+    match function:
+        case "leaky_relu_forward":
+            name, where = "negative slope", tensors["x"] <= 0
+        case "tanh_forward":
+            name, where = "saturated", np.abs(tensors["y"]) > SATURATED
+        case "sigmoid_forward":
+            name, where = "saturated", np.abs(tensors["y"] - 0.5) > SATURATED - 0.5
+        case "dropout_forward":
+            name, where = "kept", tensors["mask"] != 0
+        case "Dropout.forward" | "Dropout.backward":
+            return {"kept": 1.0}
+        case _:
+            return {}
+    return {name: float(np.mean(where))}
+
+
+def flops(function: str, tensors: dict[str, np.ndarray]) -> int:
+    """Floating-point operations of a call. A matrix product (N, I)·(I, O) is 2·N·I·O: a × and a + for each term."""
+    if function == "dense_backward_dx":
+        return 2 * tensors["dx"].size * tensors["dy"].shape[1]
+    if function.startswith("dense"):
+        n, i = tensors["x"].shape
+        o = tensors["y" if function == "dense_forward" else "dy"].shape[1]
         return 2 * n * i * o + n * o
-    if name == "dense_backward_dx":
-        n, o = tensors["dy"].shape
-        return 2 * n * tensors["dx"].shape[1] * o
-    if name == "dense_backward_params":
-        (n, i), o = tensors["x"].shape, tensors["dy"].shape[1]
-        return 2 * n * i * o + n * o
-    first, last = (tensors[key] for key in (next(iter(tensors)), next(reversed(tensors))))
-    if name.startswith("maxout"):
-        return 2 * max(first.size, last.size)
-    return _PER_ELEMENT[name] * int(first.size)
+    return _PER_ELEMENT[function] * int(next(iter(tensors.values())).size)
 
 
 def moved_bytes(tensors: dict[str, np.ndarray]) -> int:
@@ -73,7 +87,7 @@ def moved_bytes(tensors: dict[str, np.ndarray]) -> int:
 
 
 def read_op(dotted: str) -> Source:
-    """Formula, file, line and code of a function such as "ops.dense_forward", as they are now."""
+    """Formula, file, line and code of a function such as "nn.ops.dense_forward", as they are now."""
     source = read_source(resolve(dotted))
     if source is None:
         raise LookupError(f"npgan.{dotted} has no Python source")
@@ -81,21 +95,42 @@ def read_op(dotted: str) -> Source:
 
 
 def reason(dotted: str) -> str:
-    """The docstring after the formula: one line on why it is so."""
+    """The docstring after the formula: one line on why it is so. For Adam, what m̂ and v̂ are."""
+    if dotted == "nn.optim.Adam.update":
+        return " ".join(inspect.getdoc(resolve(f"nn.optim.Adam.{name}")) or "" for name in ("m_hat", "v_hat"))
     paragraphs = (inspect.getdoc(resolve(dotted)) or "").split("\n\n")[1:]
-    formula = read_op(dotted).formula
-    texts = (" ".join(part.split()) for part in paragraphs)
-    return " ".join(text for text in texts if not text.startswith(formula)).replace("``", "")
+    return " ".join(" ".join(paragraphs).split()).replace("``", "")
 
 
-def quantity(count: float) -> str:
+def result_names(function: Callable[..., Any]) -> list[str]:
+    """What the docstring's shapes call the results: ["dweight", "dbias"] for "… → dweight (I, O), dbias (O,)"."""
+    shapes = (inspect.getdoc(function) or "").partition("\n\n")[0].partition("→")[2]
+    return re.findall(r"(\w+) \(", shapes)
+
+
+def quantity(count: float, unit: str = "") -> str:
     """1,234,567 as 1.23 M; below 10,000 in full."""
     if count < 10_000:
-        return f"{count:,.0f}"
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    raise AssertionError(count)
+        return f"{count:,.0f} {unit}".rstrip()
+    size, prefix = pick_unit_and_suffix(int(count), ["", "k", "M", "G"], 1000)
+    return f"{count / size:.3g} {prefix}{unit}"
+
+
+def gray_pixels(image: np.ndarray) -> np.ndarray:
+    """Shapes: image (784,) in [−1, 1] → (28, 28) uint8."""
+    return np.rint((np.clip(image, -1, 1).reshape(28, 28) + 1.0) * 127.5).astype(np.uint8)
+
+
+def wanted_change(gradient: np.ndarray) -> np.ndarray:
+    """−gradient, scaled to [−1, 1]. Shapes: (784,) → (28, 28)."""
+    return -gradient.reshape(28, 28) / max(float(np.abs(gradient).max()), 1e-30)
+
+
+def change_colors(wanted: np.ndarray) -> np.ndarray:
+    """Yellow for 1, near black for 0, blue for −1. Shapes: (28, 28) → (28, 28, 3) uint8."""
+    black, end = np.array([16, 16, 20]), np.where(wanted[..., None] > 0, [255, 200, 40], [70, 140, 255])
+    strength = np.sqrt(np.abs(wanted))[..., None]  # most of the pixels' gradients are small beside the largest
+    return np.rint(black + (end - black) * strength).astype(np.uint8)
 
 
 def shape_text(array: np.ndarray) -> str:
@@ -103,8 +138,8 @@ def shape_text(array: np.ndarray) -> str:
 
 
 def number(value: float) -> str:
-    """Four significant digits, in at most ten characters."""
-    return f"{value:.4g}".replace("-", "−") if value else "0"
+    """Four significant digits, in at most ten characters; a dash for NaN, what cannot be told."""
+    return "–" if math.isnan(value) else f"{value:.4g}".replace("-", "−") if value else "0"
 
 
 def round_ticks(low: float, high: float, logarithmic: bool = False) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +10,11 @@ import numpy as np
 
 from npgan.backend import select
 from npgan.config import TrainConfig
-from npgan.data.mnist import batch_bounds, first_images, iterations_per_epoch, load_dataset
+from npgan.data.batches import batch_bounds, iterations_per_epoch
+from npgan.data.mnist import first_images, load_dataset
 from npgan.errors import InputError
 from npgan.inspector.trace import StepTrace, inspect_step
-from npgan.nn import philox as random
+from npgan.nn import philox
 from npgan.runs.checkpoint import Checkpoint, load, restore
 from npgan.runs.folder import RunFolder
 
@@ -50,10 +50,10 @@ class Chart(NamedTuple):
 
 
 def next_batch(images: np.ndarray, config: TrainConfig, step: int) -> np.ndarray:
-    """The pixels (b, 784) that iteration ``step``, counted from 0, trains on: as in ``training.iterate``."""
+    """The pixels (b, 784) that iteration ``step``, counted from 0, trains on."""
     count = len(images)
     epoch, iteration = divmod(step, iterations_per_epoch(count, config.batch_size))
-    order = random.permutation(config.seed, epoch, count)
+    order = philox.permutation(config.seed, epoch, count)
     return images[order[batch_bounds(iteration, count, config.batch_size)]]
 
 
@@ -173,9 +173,3 @@ def comparison(a: Snapshot, b: Snapshot) -> list[tuple[str, list[tuple[str, floa
         ("Update over weight", rows(a.ratio, b.ratio)),
         ("Shares", rows(a.share, b.share)),
     ]
-
-
-def joined(charts_a: Sequence[Chart], charts_b: Sequence[Chart]) -> list[tuple[Chart, Chart | None]]:
-    """The charts of two runs by title."""
-    others = {chart.title: chart for chart in charts_b}
-    return [(chart, others.get(chart.title)) for chart in charts_a]

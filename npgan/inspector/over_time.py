@@ -16,7 +16,7 @@ from npgan.inspector.figures import number, round_ticks
 from npgan.inspector.history import Chart, Snapshot, comparison
 
 _HEIGHT = 14
-_HUES = {  # plotext's names of colours and rich's
+_HUES = {  # plotext's names of colors and rich's
     "orange+": "bright_yellow", "cyan+": "bright_cyan", "green+": "bright_green", "magenta+": "bright_magenta",
     "blue+": "bright_blue", "red+": "bright_red", "white": "white",
 }  # fmt: skip

@@ -8,19 +8,17 @@ from html import escape
 from itertools import groupby
 from typing import NamedTuple
 
-import numpy as np
-
-from npgan.inspector.figures import number, quantity, shape_text
-from npgan.inspector.history import Chart, RunHistory, Snapshot, charts, comparison, joined
+from npgan.inspector.figures import change_colors, gray_pixels, number, quantity, shape_text, wanted_change
+from npgan.inspector.history import Chart, RunHistory, Snapshot, charts, comparison
 from npgan.inspector.proof import METHOD, Verdict
 from npgan.inspector.style import SCRIPT, STYLE
-from npgan.inspector.svg import Curve, bars, curves, grey_pixels, picture
+from npgan.inspector.svg import Curve, bars, curves, picture
 from npgan.inspector.terminal import (
     INTRODUCTION,
-    diverging,
     gradient_path,
     share_text,
     split_probabilities,
+    told,
     verdict_line,
     verdicts_of,
     work_text,
@@ -29,7 +27,7 @@ from npgan.inspector.toy import TOY_INTRODUCTION, check_toy, matrix_lines, toy_s
 from npgan.inspector.trace import Op, StepTrace
 
 _PAIRS = 8
-_SYMBOL = re.compile(r"(?P<base>[A-Za-zα-ω]+)_(?P<sub>[A-Za-z0-9]+(?:,[A-Za-z0-9]+)*)|(?P<name>[A-Za-zα-ω]+)")
+_SYMBOL = re.compile(r"(?P<base>[A-Za-zα-ωΣ]+)_(?P<sub>[A-Za-z0-9]+(?:,[A-Za-z0-9]+)*)|(?P<name>(?<!')[A-Za-zα-ω]+)")
 
 
 class Comparison(NamedTuple):
@@ -79,8 +77,8 @@ def _facts(trace: StepTrace) -> str:
         "D(real)": f"{d_real:.3f}",
         "D(fake)": f"{d_fake:.3f}",
         "D right about": f"{trace.accuracy:.1%}",
-        "arithmetic": f"{quantity(sum(op.flops for op in trace.ops))}FLOP",
-        "memory moved": f"{quantity(sum(op.bytes for op in trace.ops))}B",
+        "arithmetic": f"{quantity(sum(op.flops for op in trace.ops), 'FLOP')}",
+        "memory moved": f"{quantity(sum(op.bytes for op in trace.ops), 'B')}",
     }
     return '<dl class="facts">' + "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items()) + "</dl>"
 
@@ -127,17 +125,14 @@ def _pixels(trace: StepTrace, verdicts: dict[str, Verdict]) -> str:
     )
     pairs = []
     for image, gradient, p in list(zip(trace.samples, trace.dsamples, trace.p_g[:, 0], strict=True))[:_PAIRS]:
-        wanted = -gradient / max(float(np.abs(gradient).max()), 1e-30)
-        colours = [bytes.fromhex(diverging(float(value))[1:]) for value in wanted]
-        right = np.array([list(colour) for colour in colours], dtype=np.uint8).reshape(28, 28, 3)
-        two = picture(grey_pixels(image), "a sample") + picture(right, "what D wants changed")
+        right = picture(change_colors(wanted_change(gradient)), "what D wants changed")
+        two = picture(gray_pixels(image), "a sample") + right
         pairs.append(
             f'<figure><div class="two">{two}</div><span class="soft">D says {number(float(p))}</span></figure>'
         )
     path = [(op.key, "of-d" if op.part.startswith("D") else "of-g", op.stats["dx"].norm) for op in gradient_path(trace)]
     drawn = bars("Norm of the gradient on its way back: blue through the frozen D, green through G", path)
-    verdict = verdicts["samples"]
-    line = f"{'✓ right' if verdict.passed else '✗ WRONG'}: ∂L/∂pixels, error {verdict.error:.1e}, {verdict.text}"
+    line = told("∂L/∂pixels", verdicts["samples"]).plain
     return f'{words}<div class="pairs">{"".join(pairs)}</div><p>{_mark(line)}</p>{drawn}'
 
 
@@ -145,11 +140,9 @@ def _updates(trace: StepTrace, verdicts: dict[str, Verdict]) -> str:
     rows = []
     for update in trace.updates:
         name = f"{update.net}.{update.name}"
-        ratio = "–" if update.ratio != update.ratio else number(update.ratio)
         sign = "✓" if verdicts[name].passed else "✗"
-        values = [number(value) for value in (update.gradient, update.weight, update.change)]
-        rows.append([name, *values, ratio, f"{sign} {verdicts[name].error:.0e}"])
-    return "<p>What the optimiser did to each tensor.</p>" + _table(
+        rows.append([name, *map(number, update[2:]), f"{sign} {verdicts[name].error:.0e}"])
+    return "<p>What the optimizer did to each tensor.</p>" + _table(
         ["", "‖gradient‖", "‖weight‖", "‖update‖", "update/weight", "gradient"], rows
     )
 
@@ -169,7 +162,9 @@ def _comparison(comparing: Comparison) -> str:
 
 def _over_time(history: RunHistory, other: RunHistory | None) -> str:
     drawn = []
-    for chart, second in joined(charts(history), charts(other) if other else []):
+    others = {chart.title: chart for chart in charts(other)} if other else {}
+    for chart in charts(history):
+        second = others.get(chart.title)
         lines = _curves(chart, "A " if other else "") + (_curves(second, "B ", dashed=True) if second else [])
         drawn.append(curves(chart.title, lines, chart.logarithmic))
     return f'<div class="charts">{"".join(drawn)}</div>'
@@ -200,7 +195,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _mark(text: str) -> str:
-    """The text with its ✓ or ✗ in colour."""
+    """The text with its ✓ or ✗ in color."""
     style = "good" if text.startswith("✓") else "bad"
     return f'<span class="{style}">{text[0]}</span>{escape(text[1:])}'
 
@@ -219,5 +214,5 @@ def math_html(text: str) -> str:
 
 def _letter(name: str) -> str:
     """Names of one letter are variables, and so are their gradients; "a" and "I" do not occur as words in formulas."""
-    variable = len(name) == 1 or (len(name) == 2 and name[0] == "d" and name != "do")
+    variable = (len(name) == 1 and name != "Σ") or (len(name) == 2 and name[0] == "d" and name != "do")
     return f"<i>{name}</i>" if variable else name

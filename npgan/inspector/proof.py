@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
 
 from npgan import backend
-from npgan.gan import PASS_D, PASS_G, draw_latent, loss_of
+from npgan.gan import LATENT_G, PASS_D, PASS_G, loss_of, noise
 from npgan.gradcheck import COMPLEX, Result
 from npgan.gradcheck.methods import Bound, along_direction, random_direction
-from npgan.gradcheck.suite import run_levels
+from npgan.gradcheck.suite import LEVELS, run_levels
 from npgan.inspector.trace import StepTrace, copied_network
-from npgan.nn.layers import DropoutKey, LeakyReLU, Maxout, ReLU
+from npgan.nn.layers import DropoutKey, LeakyReLU
 from npgan.nn.network import Sequential
 
 METHOD = (
@@ -32,21 +33,25 @@ class Verdict(NamedTuple):
 
 
 def prove(trace: StepTrace) -> dict[str, Verdict]:
-    """Verdicts by the name of an operation ("ops.dense_backward_dx") and of a gradient ("D.0.weight", "samples")."""
+    """Verdicts by the name of an operation ("nn.ops.dense_backward_dx") and of a gradient ("D.0.weight", "samples")."""
     return operation_verdicts() | step_verdicts(trace)
 
 
 def operation_verdicts() -> dict[str, Verdict]:
-    """The gradient checks of every function in ``ops``: all elements of small float64 arrays."""
-    results = next(run_levels(0, backend.select("numpy"), real=False))
-    return {op: _summary([result for result in results if result.op == op]) for op in {result.op for result in results}}
+    """The gradient checks of every function in ``ops`` and of Adam: all elements of small float64 arrays."""
+    levels = islice(run_levels(0, backend.select("numpy"), real=False), LEVELS.index("Adam") + 1)
+    results: dict[str, list[Result]] = {}
+    for result in chain.from_iterable(levels):
+        if result.level in ("op", "Adam"):
+            results.setdefault(result.op, []).append(result)
+    return {op: _summary(of_op) for op, of_op in results.items()}
 
 
 def _summary(results: list[Result]) -> Verdict:
     exact = [result for result in results if result.method == COMPLEX] or results
     worst = max(result.error for result in exact)
     compared = sum(result.elements + result.directions for result in results)
-    return Verdict(all(r.passed for r in results), worst, f"{compared} comparisons")
+    return Verdict(all(r.passed for r in results), worst, f"{compared:,} comparisons")
 
 
 def step_verdicts(trace: StepTrace) -> dict[str, Verdict]:
@@ -54,40 +59,39 @@ def step_verdicts(trace: StepTrace) -> dict[str, Verdict]:
 
     Every gradient tensor is compared along one random direction that moves all of its elements.
     """
-    config = trace.config
+    config, before = trace.config, trace.before
     loss = loss_of(config)
-    b = len(trace.images) // 2
-    target = np.zeros((2 * b, 1))
-    target[:b] = 1.0 - config.label_smoothing
-    d = copied_network(trace.before.discriminator, np.complex128)
-    key = DropoutKey(config.seed, trace.before.step, PASS_D)
+    target = np.zeros_like(trace.p_d)
+    target[: len(target) // 2] = 1.0 - config.label_smoothing
+    d = copied_network(before.discriminator, np.complex128)
+    key = DropoutKey(config.seed, before.step, PASS_D)
     images = trace.images.astype(np.float64)
 
     def loss_d() -> tuple[np.ndarray, list[np.ndarray]]:
         output, kinks = _forward(d, images, key)
         return loss.forward(output, target), kinks
 
-    g = copied_network(trace.middle.generator, np.complex128)
-    frozen = copied_network(trace.middle.discriminator, np.float64)
-    key_g = DropoutKey(config.seed, trace.before.step, PASS_G) if config.dropout_in_g_step else None
-    latent = np.empty((b + config.batch_size, g.input_width), g.parameters.real.dtype)
-    draw_latent(config, trace.before.step, latent, b)
+    g = copied_network(before.generator, np.complex128)
+    updated_d = copied_network(trace.after.discriminator, np.float64)
+    key_g = DropoutKey(config.seed, before.step, PASS_G) if config.dropout_in_g_step else None
+    latent = noise(before, config, LATENT_G, config.batch_size).astype(np.float64)
     samples = trace.samples.astype(np.complex128)
-    ones = np.ones((len(samples), 1))
 
     def loss_of_images(images: np.ndarray, kinks: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        output, d_kinks = _forward(frozen, images, key_g)
-        return loss.forward(output, ones), [*kinks, *d_kinks]
+        output, d_kinks = _forward(updated_d, images, key_g)
+        return loss.forward(output, np.ones_like(output)), [*kinks, *d_kinks]
 
     rng = np.random.default_rng(0)
     verdicts = _directions("D", trace.gradients, Bound(d.tensors, loss_d), rng)
-    through_d = Bound(g.tensors, lambda: loss_of_images(*_forward(g, latent[b:], None)))
+    through_d = Bound(g.tensors, lambda: loss_of_images(*_forward(g, latent, None)))
     verdicts |= _directions("G", trace.gradients, through_d, rng)
     pixels = Bound({"samples": samples}, lambda: loss_of_images(samples, []))
     return verdicts | _directions("", {"samples": trace.dsamples}, pixels, rng)
 
 
-def _directions(net: str, gradients: dict[str, np.ndarray], bound: Bound, rng: np.random.Generator) -> dict[str, Verdict]:
+def _directions(
+    net: str, gradients: dict[str, np.ndarray], bound: Bound, rng: np.random.Generator
+) -> dict[str, Verdict]:
     verdicts = {}
     for name, tensor in bound.work.items():
         full_name = f"{net}.{name}" if net else name
@@ -105,6 +109,4 @@ def _directions(net: str, gradients: dict[str, np.ndarray], bound: Bound, rng: n
 def _forward(network: Sequential, x: np.ndarray, dropout: DropoutKey | None) -> tuple[np.ndarray, list[np.ndarray]]:
     """The output, and what the branches go by."""
     y, caches = network.forward(x, dropout)
-    branching: tuple[type, ...] = (LeakyReLU, ReLU, Maxout)
-    kinks = [cache.x for layer, cache in zip(network.layers, caches, strict=True) if isinstance(layer, branching)]
-    return y, kinks
+    return y, [x for layer, x in zip(network.layers, caches, strict=True) if isinstance(layer, LeakyReLU)]

@@ -53,16 +53,12 @@ figcaption { font-weight: 600; margin-bottom: .4rem; } figure > svg { width: 100
 figure > svg.bars { max-width: 36rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 0 1rem; }
 svg text { fill: var(--soft); font: 13px system-ui, sans-serif; } .grid { stroke: var(--line); }
-  .curve { fill: none; stroke-width: 2; }
+  .curve { fill: none; stroke: var(--hue); stroke-width: 2; }
 .dashed { stroke-dasharray: 6 4; } .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .85rem; }
-.key { display: inline-block; width: 1.2rem; border-top: 3px solid; margin-right: .35rem; vertical-align: middle; }
-.key.dashed { border-top-style: dashed; } .dot { stroke-width: 0; }
-.c0 { stroke: var(--c0); } .c1 { stroke: var(--c1); } .c2 { stroke: var(--c2); } .c3 { stroke: var(--c3); }
-.c4 { stroke: var(--c4); } .c5 { stroke: var(--c5); } .c6 { stroke: var(--c6); } .c7 { stroke: var(--c7); }
-.k0 { color: var(--c0); } .k1 { color: var(--c1); } .k2 { color: var(--c2); } .k3 { color: var(--c3); }
-.k4 { color: var(--c4); } .k5 { color: var(--c5); } .k6 { color: var(--c6); } .k7 { color: var(--c7); }
-.dot.c0 { fill: var(--c0); } .dot.c1 { fill: var(--c1); } .dot.c2 { fill: var(--c2); } .dot.c3 { fill: var(--c3); }
-.dot.c4 { fill: var(--c4); } .dot.c5 { fill: var(--c5); } .dot.c6 { fill: var(--c6); } .dot.c7 { fill: var(--c7); }
+.key { display: inline-block; width: 1.2rem; border-top: 3px solid var(--hue); margin-right: .35rem; vertical-align: middle; }
+.key.dashed { border-top-style: dashed; } .dot { stroke-width: 0; fill: var(--hue); }
+.c0 { --hue: var(--c0); } .c1 { --hue: var(--c1); } .c2 { --hue: var(--c2); } .c3 { --hue: var(--c3); }
+.c4 { --hue: var(--c4); } .c5 { --hue: var(--c5); } .c6 { --hue: var(--c6); } .c7 { --hue: var(--c7); }
 .of-d { fill: var(--c1); } .of-g { fill: var(--c2); }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
 .pairs figure { margin: 0; } .pairs .two { display: flex; gap: .4rem; } .pixels { flex: 1; width: 50%;

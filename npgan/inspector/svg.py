@@ -1,4 +1,4 @@
-"""Pictures for the page, as SVG text: curves, bars, and small images. Colours come from the page's style sheet."""
+"""Pictures for the page, as SVG text: curves, bars, and small images. Colors come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Curve(NamedTuple):
     x: Sequence[float]
     y: Sequence[float]
     dashed: bool = False
-    colour: int = 0
+    color: int = 0
 
 
 def curves(title: str, lines: Sequence[Curve], logarithmic: bool = False, x_label: str = "epoch") -> str:
@@ -60,7 +60,7 @@ def curves(title: str, lines: Sequence[Curve], logarithmic: bool = False, x_labe
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 16}" text-anchor="middle">{tick:,}</text>')
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 2}" text-anchor="end">{escape(x_label)}</text>')
     for curve, line in zip(lines, points, strict=True):
-        style = f"curve c{curve.colour % 8}{' dashed' if curve.dashed else ''}"
+        style = f"curve c{curve.color % 8}{' dashed' if curve.dashed else ''}"
         placed = [place(x, y) for x, y in line]
         if len(placed) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
@@ -69,7 +69,7 @@ def curves(title: str, lines: Sequence[Curve], logarithmic: bool = False, x_labe
             parts += [f'<circle class="{style} dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in placed]
     parts.append("</svg>")
     legend = "".join(
-        f'<span><i class="key k{curve.colour % 8}{" dashed" if curve.dashed else ""}"></i>{escape(curve.label)}</span>'
+        f'<span><i class="key c{curve.color % 8}{" dashed" if curve.dashed else ""}"></i>{escape(curve.label)}</span>'
         for curve in lines
     )
     return (
@@ -78,7 +78,7 @@ def curves(title: str, lines: Sequence[Curve], logarithmic: bool = False, x_labe
 
 
 def bars(title: str, values: Sequence[tuple[str, str, float]]) -> str:
-    """Horizontal bars: (label, class of its colour, value)."""
+    """Horizontal bars: (label, class of its color, value)."""
     row, left = 22, 64
     largest = max((value for _, _, value in values), default=0.0) or 1.0
     parts = [
@@ -101,8 +101,3 @@ def picture(pixels: np.ndarray, label: str) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     image = f'<image href="data:image/png;base64,{data}" width="28" height="28" style="image-rendering:pixelated"/>'
     return f'<svg class="pixels" viewBox="0 0 28 28" role="img" aria-label="{escape(label)}">{image}</svg>'
-
-
-def grey_pixels(image: np.ndarray) -> np.ndarray:
-    """Shapes: image (784,) in [−1, 1] → (28, 28) uint8."""
-    return np.rint((np.clip(image, -1, 1).reshape(28, 28) + 1.0) * 127.5).astype(np.uint8)

@@ -7,20 +7,22 @@ from itertools import groupby
 
 import numpy as np
 from rich import box
+from rich.bar import Bar
+from rich.color import Color
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from npgan.inspector.figures import number, quantity, shape_text
+from npgan.inspector.figures import change_colors, gray_pixels, number, quantity, shape_text, wanted_change
 from npgan.inspector.proof import METHOD, Verdict
 from npgan.inspector.toy import TOY_INTRODUCTION, check_toy, matrix_lines, toy_sections, verdict_text
-from npgan.inspector.trace import D_STEP, Op, StepTrace
+from npgan.inspector.trace import G_STEP, Op, StepTrace
 
 WIDE = 120  # columns from which an operation's words stand beside its numbers
 _SIDE = 28
-_RAMP = " .:-=+*#%@"
 
 INTRODUCTION = {
     "D step": "D learns to tell real from fake: the loss is taken over real rows (target 1) and fakes (target 0), and its "
@@ -68,7 +70,7 @@ def headline(trace: StepTrace) -> Text:
     work, moved = sum(op.flops for op in trace.ops), sum(op.bytes for op in trace.ops)
     text = Text(f"Iteration {trace.number:,}", style="bold")
     text.append(
-        f": {len(trace.ops)} operations, {quantity(work)}FLOP, at least {quantity(moved)}B moved\n"
+        f": {len(trace.ops)} operations, {quantity(work, 'FLOP')}, at least {quantity(moved, 'B')} moved\n"
         f"D step  loss {trace.loss_d:.4f}   D(real) {d_real:.3f}   D(fake) {d_fake:.3f}   D right about {trace.accuracy:.1%}\n"
         f"G step  loss {trace.loss_g:.4f}   D(fake) {float(np.mean(trace.p_g)):.3f}, after D's update",
         style="not bold",
@@ -139,7 +141,7 @@ def _block(place: int, op: Op, verdicts: dict[str, Verdict], width: int) -> Rend
 def work_text(op: Op) -> str:
     if not op.flops:
         return "hands its input on: no arithmetic"
-    return f"{quantity(op.flops)}FLOP on {quantity(op.bytes)}B: {op.flops / op.bytes:.2g} FLOP per byte"
+    return f"{quantity(op.flops, 'FLOP')} on {quantity(op.bytes, 'B')}: {op.flops / op.bytes:.2g} FLOP per byte"
 
 
 def share_text(name: str, share: float) -> str:
@@ -153,14 +155,14 @@ def share_text(name: str, share: float) -> str:
 
 def verdicts_of(op: Op, verdicts: dict[str, Verdict]) -> Iterator[Text]:
     """What the gradient checker says of the operation, and of the tensors that it wrote in this step."""
-    if op.name in verdicts and op.name.startswith("ops."):
-        yield _verdict(op.name.removeprefix("ops."), verdicts[op.name])
-    if op.name == "ops.dense_backward_params":
+    if op.name in verdicts:
+        yield told(op.function, verdicts[op.name])
+    if op.function == "dense_backward_params":
         for name in ("weight", "bias"):
-            yield _verdict(f"this d{name}", verdicts[f"{op.key}.{name}"])
+            yield told(f"this d{name}", verdicts[f"{op.key}.{name}"])
 
 
-def _verdict(name: str, verdict: Verdict) -> Text:
+def told(name: str, verdict: Verdict) -> Text:
     text = Text()
     text.append("✓ right: " if verdict.passed else "✗ WRONG: ", style="green" if verdict.passed else "bold red")
     return text.append(f"{name}, error {verdict.error:.1e}, {verdict.text}", style="dim")
@@ -182,9 +184,9 @@ def _summary(numbered: Sequence[tuple[int, Op]], verdicts: dict[str, Verdict], w
     table.add_column("", no_wrap=True)
     for place, op in numbered:
         name, result = list(op.tensors.items())[-1]
-        if op.name == "ops.dense_backward_params":
+        if op.function == "dense_backward_params":
             name, result = "dweight", op.tensors["dweight"]
-        row: list[str | Text] = [str(place), op.where, op.name.partition(".")[2]]
+        row: list[str | Text] = [str(place), op.where, op.function]
         row += [f"{op.source.file}:{op.source.line}", f"{name} {shape_text(result)}"] if wide else []
         row += [quantity(op.flops) if op.flops else "–", number(op.stats[name].norm)]
         row += [", ".join(f"{share:.0%} {name}" for name, share in op.shares.items())] if wide else []
@@ -195,19 +197,18 @@ def _summary(numbered: Sequence[tuple[int, Op]], verdicts: dict[str, Verdict], w
 
 
 def updates_table(trace: StepTrace, verdicts: dict[str, Verdict]) -> Table:
-    """What the optimiser did to each tensor."""
+    """What the optimizer did to each tensor."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("tensor", style="bold")
     for heading in ("‖gradient‖", "‖weight‖", "‖update‖", "update/weight"):
         table.add_column(heading, justify="right")
     table.add_column("gradient", justify="left")
     for update in trace.updates:
-        ratio = "–" if update.ratio != update.ratio else number(update.ratio)
-        verdict = verdicts[f"{update.net}.{update.name}"]
-        mark = Text("✓", "green") if verdict.passed else Text("✗ WRONG", "bold red")
         name = f"{update.net}.{update.name}"
+        verdict = verdicts[name]
+        mark = Text("✓", "green") if verdict.passed else Text("✗ WRONG", "bold red")
         mark.append(f" {verdict.error:.0e}", style="dim")
-        table.add_row(name, number(update.gradient), number(update.weight), number(update.change), ratio, mark)
+        table.add_row(name, *map(number, update[2:]), mark)
     return table
 
 
@@ -217,74 +218,59 @@ def print_pixels(trace: StepTrace, verdicts: dict[str, Verdict], console: Consol
     text = "Left, a sample of the G step; right, the change of its pixels that would lower L most, −∂L/∂pixels"
     console.print(Text(f"{text} ({mark}).", style="dim"))
     count = max(1, min(4, (console.width + 4) // (2 * _SIDE + 6)))
-    console.print(pixel_picture(trace.samples[:count], trace.dsamples[:count], color))
-    norms = [(op.key, op.stats[next(reversed(op.stats))].norm) for op in gradient_path(trace)]
-    width = max(10, console.width - 30)
-    largest = max(norm for _, norm in norms)
+    pairs = Table.grid(padding=(0, 4, 0, 0))
+    pairs.add_row(*map(_pair, trace.samples[:count], trace.dsamples[:count], [color] * count))
+    console.print(pairs)
     console.print(Text("The gradient's norm on its way back, layer by layer:", style="dim"))
-    for (name, norm), op in zip(norms, gradient_path(trace), strict=True):
-        bar = "█" * max(1, round(width * norm / largest)) if norm else ""
-        style = "bright_blue" if op.part.startswith("D") else "green"
-        console.print(Text(f"{name:<5}").append(f"{bar} ", style=style).append(number(norm)))
+    path = [(op, op.stats["dx"].norm) for op in gradient_path(trace)]
+    bars = Table.grid(padding=(0, 1, 0, 0))
+    for op, norm in path:
+        hue = "bright_blue" if op.part.startswith("D") else "green"
+        bars.add_row(op.key, number(norm), Bar(max(norm for _, norm in path), 0, norm, color=hue))
+    console.print(bars)
     console.print(Text().append("D, frozen", style="bright_blue").append(" · ").append("G", style="green"))
-    console.print(_verdict("∂L/∂pixels", verdicts["samples"]))
+    console.print(told("∂L/∂pixels", verdicts["samples"]))
 
 
 def gradient_path(trace: StepTrace) -> list[Op]:
-    """The operations of the G step that hand a gradient on, from the loss to G's first layer."""
-    return [op for op in trace.ops if op.step != D_STEP and "dx" in op.tensors and op.name.startswith("ops.")]
+    """The operations of the G step that hand a gradient on, from the loss to the noise."""
+    return [op for op in trace.ops if op.step == G_STEP and "dx" in op.tensors and op.flops]
 
 
-def pixel_picture(samples: np.ndarray, dsamples: np.ndarray, color: bool) -> Text:
-    """Pairs of a sample and −∂L/∂pixels side by side. Shapes: both (N, 784)."""
-    text = Text()
-    for row in range(0, _SIDE, 2):
-        for place, (image, gradient) in enumerate(zip(samples, dsamples, strict=True)):
-            wanted = -gradient.reshape(_SIDE, _SIDE) / max(float(np.abs(gradient).max()), 1e-30)
-            image = image.reshape(_SIDE, _SIDE)
-            text.append("    " if place else "")
-            for column in range(_SIDE):
-                _cell(
-                    text,
-                    [_grey(image[row + i, column]) for i in (0, 1)],
-                    _RAMP,
-                    float(image[row : row + 2, column].mean()),
-                    color,
-                )
-            text.append("  ")
-            for column in range(_SIDE):
-                mean = float(wanted[row : row + 2, column].mean())
-                _cell(text, [diverging(float(wanted[row + i, column])) for i in (0, 1)], "=- +#", mean, color)
-        text.append("\n")
-    text.rstrip()
-    return text
-
-
-def _cell(text: Text, colors: list[str], ramp: str, mean: float, color: bool) -> None:
-    """A half block shows two pixels; without colour a character for their mean in [−1, 1]."""
+def _pair(image: np.ndarray, gradient: np.ndarray, color: bool) -> Table:
+    """A sample and the change that D wants, side by side. Shapes: both (784,)."""
+    wanted, gray = wanted_change(gradient), gray_pixels(image)
+    pair = Table.grid(padding=(0, 2, 0, 0))
     if color:
-        text.append("▀", style=f"{colors[0]} on {colors[1]}")
+        pair.add_row(_half_blocks(np.stack([gray] * 3, axis=-1)), _half_blocks(change_colors(wanted)))
     else:
-        text.append(ramp[min(int((mean + 1.0) / 2.0 * len(ramp)), len(ramp) - 1)])
+        pair.add_row(_characters(image.reshape(gray.shape), " .:-=+*#%@"), _characters(wanted, "=- +#"))
+    return pair
 
 
-def _grey(value: float) -> str:
-    level = round((float(value) + 1.0) * 127.5)
-    return f"#{level:02x}{level:02x}{level:02x}"
+def _half_blocks(pixels: np.ndarray) -> Text:
+    """Two pixels a character. Shapes: (28, 28, 3) uint8."""
+    lines = []
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        styles = (
+            Style(color=Color.from_rgb(*a), bgcolor=Color.from_rgb(*b)) for a, b in zip(upper, lower, strict=True)
+        )
+        lines.append(Text.assemble(*(("▀", style) for style in styles)))
+    return Text("\n").join(lines)
 
 
-def diverging(value: float) -> str:
-    """A colour for −1 … 1: blue, near black, yellow."""
-    strength = abs(value) ** 0.5  # most of the pixels' gradients are small beside the largest
-    low, high = (16, 16, 20), ((255, 200, 40) if value > 0 else (70, 140, 255))
-    return "#" + "".join(f"{round(a + (b - a) * strength):02x}" for a, b in zip(low, high, strict=True))
+def _characters(values: np.ndarray, ramp: str) -> Text:
+    """A character for the mean of two pixels in [−1, 1]. Shapes: (28, 28)."""
+    means = (values[::2] + values[1::2]) / 2.0
+    places = np.clip((means + 1.0) / 2.0 * len(ramp), 0, len(ramp) - 1).astype(int)
+    return Text("\n".join("".join(ramp[place] for place in row) for row in places))
 
 
 def verdict_line(verdicts: dict[str, Verdict]) -> Text:
     wrong = [name for name, verdict in verdicts.items() if not verdict.passed]
     if wrong:
         return Text(f"✗ WRONG gradients: {', '.join(sorted(wrong))}", style="bold red")
-    ops = max(verdict.error for name, verdict in verdicts.items() if name.startswith("ops."))
-    here = max(verdict.error for name, verdict in verdicts.items() if not name.startswith("ops."))
+    ops = max(verdict.error for name, verdict in verdicts.items() if name.startswith("nn."))
+    here = max(verdict.error for name, verdict in verdicts.items() if not name.startswith("nn."))
     text = Text().append("✓ Every backward is right", style="bold green")
     return text.append(f": operations to {ops:.0e} in float64, this step's float32 gradients to {here:.0e}.")

@@ -48,8 +48,8 @@ class ToySection(NamedTuple):
 
 def toy_network(dtype: Any = np.float64) -> Sequential:
     """3 → 4, leaky ReLU, dropout; → 2, sigmoid: D's own layers, with round numbers as parameters."""
-    layers: list[Layer] = [Dense(3, 4), LeakyReLU(SLOPE), Dropout(RATE, 0), Dense(4, 2), Sigmoid()]
-    network = Sequential(layers, 3, dtype)
+    layers: list[Layer] = [Dense(3, 4), LeakyReLU(SLOPE), Dropout(RATE), Dense(4, 2), Sigmoid()]
+    network = Sequential(layers, dtype)
     values = {"0.weight": WEIGHT_1, "0.bias": BIAS_1, "3.weight": WEIGHT_2, "3.bias": BIAS_2}
     for name, value in values.items():
         network.tensors[name][...] = value
@@ -67,7 +67,7 @@ def toy_sections() -> list[ToySection]:
         outputs.append(y)
         caches.append(cache)
     z1, a1, h, z2, p = outputs
-    mask = caches[2].mask
+    mask = caches[2]
     column, target_column = p.reshape(-1, 1), target.reshape(-1, 1)
     loss = ops.binary_cross_entropy_forward(column, target_column)
     dp = ops.binary_cross_entropy_backward(column, target_column).reshape(p.shape)
@@ -154,7 +154,7 @@ def toy_sections() -> list[ToySection]:
             "dense_backward_dx",
             {"dx": dx},
             _input_lines(dx, dz1, weight_1),
-            "Training leaves this out for a first layer, but not for D's in the G step: there it is ∂L/∂pixels.",
+            "Of the first layers' dx, training needs one: D's in the G step, which is ∂L/∂pixels.",
         ),
     ]
     sections.append(_adam_section(network))
@@ -210,7 +210,7 @@ def _adam_section(network: Sequential) -> ToySection:
         "t = 1: 1 − β₁ = 0.1 and 1 − β₂ = 0.001 cancel what the zero start of m and v did, so the first step is lr·g/|g|: "
         f"every parameter with a gradient moves by lr = {LR}, however small its gradient."
     )
-    return _section("Update: Adam", "adam_update", after, lines, note)
+    return _section("Update: Adam", "nn.optim.Adam.update", after, lines, note)
 
 
 def _section(title: str, op: str, matrices: dict[str, np.ndarray], lines: list[str], note: str = "") -> ToySection:
@@ -220,7 +220,8 @@ def _section(title: str, op: str, matrices: dict[str, np.ndarray], lines: list[s
     if op == "dense_backward_params":  # two results
         weight, bias = matrices
         named = [(weight if "," in line.partition("]")[0] else bias) + line for line in lines]
-    return ToySection(title, read_op(f"ops.{op}"), {key: array.copy() for key, array in matrices.items()}, named, note)
+    source = read_op(op if "." in op else f"nn.ops.{op}")
+    return ToySection(title, source, {key: array.copy() for key, array in matrices.items()}, named, note)
 
 
 def _each(result: np.ndarray, term: Callable[[tuple[int, ...]], str]) -> list[str]:
