@@ -104,9 +104,10 @@ def _inspect(values: dict[str, Any]) -> int:
 
 
 def _bench(values: dict[str, Any]) -> int:
-    from npgan.bench.command import bench
+    from npgan.bench.command import Options, bench
 
-    return bench(**values)
+    setup = values.pop("blas")
+    return bench(Options(**values), setup)
 
 
 _COMMANDS = {
@@ -226,7 +227,7 @@ def _add_sample(commands: Any) -> None:
 def _add_gradcheck(commands: Any) -> None:
     parser = commands.add_parser(
         "gradcheck", help="prove every backward pass against its forward",
-        description="Compare every hand-written backward, and both training steps, with numerical derivatives. "
+        description="Compare every hand-written backward, and the training step, with numerical derivatives. "
         "Exit status: 0 all right, 1 a gradient is wrong.",
         allow_abbrev=False,
     )  # fmt: skip
@@ -304,22 +305,21 @@ def _add_bench(commands: Any) -> None:
         help="cupy: npgan and its baselines on a GPU (default: numpy)",
     )
     parser.add_argument(
-        "--precisions",
-        type=_names,
-        metavar="NAME,...",
-        help="of products on a GPU, one table for each (default: fp32,tf32)",
-    )
+        "--precisions", type=_names, default=argparse.SUPPRESS, metavar="NAME,...",
+        help="of matmuls on a GPU, one table for each (default: fp32,tf32)",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=15, help="turns of every candidate (default: 15)")
     parser.add_argument(
         "--calls", type=int, help="calls of it in a turn (default: 10; on a GPU 3, most of an epoch each)"
     )
     parser.add_argument(
-        "--patience", type=float, default=300.0, metavar="SECONDS",
-        help="leave out a candidate that is not ready by then (default: 300)",
+        "--patience", type=float, default=120.0, metavar="SECONDS",
+        help="that a candidate may take to get ready; what the ones before it did not need is added (default: 120)",
     )  # fmt: skip
     parser.add_argument(
-        "--only", type=_names, metavar="NAME,...", help="some candidates, such as 'npgan fused,jax step'"
-    )
+        "--only", type=_names, default=argparse.SUPPRESS, metavar="NAME,...",
+        help="some candidates, such as 'npgan fused,jax step'; a wrong name lists them all",
+    )  # fmt: skip
     parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="write every time there, too")
     parser.add_argument(
         "--profile", action="store_true", help="instead: npgan's time per operation or kernel, at the first batch size"

@@ -215,7 +215,7 @@ class FusedStep:
                 self._update(index, p.y[index - 1] if index else p.x, dz, parameters)
 
     def _update(self, index: int, x: Array, dz: Array, parameters: list[Parameters]) -> None:
-        """After the product that reads the layer's weight: on the side stream, beside the next product, but for the first layer."""
+        """After the product that reads the layer's weight: on the side stream, but for the first layer."""
         with self.kernels.side_stream() if index else nullcontext():
             self.kernels.update(x, dz, parameters[index], self.resident.step)
         if index == 0:

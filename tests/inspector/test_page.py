@@ -24,7 +24,7 @@ from npgan.inspector import StepTrace, Verdict, inspect_step, prove
 from npgan.inspector.history import charts, comparison, history_of, next_batch, snapshot
 from npgan.inspector.page import Comparison, page
 from npgan.runs.checkpoint import save
-from npgan.runs.folder import RunFolder
+from npgan.runs.folder import Keeping, RunFolder
 
 ROWS, IMAGES = 8, 24
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> RunFold
     """Two epochs of three iterations, a checkpoint after each epoch."""
     config = TrainConfig(dataset="digits", epochs=2, batch_size=ROWS)
     folder = RunFolder.create(tmp_path_factory.mktemp("inspect") / "run", overwrite=False)
-    folder.write_config(config)
+    folder.write_config(config, Keeping())
     state = new_state(config, select("numpy"))
     runtime = {"backend": "numpy", "precision": "fp32", "kernels": "reference", "data_dir": None, "data_sha256": ""}
     engine = ReferenceEngine(state, images, config)
