@@ -1,4 +1,4 @@
-"""The course: its snippets run, the gradient checker passes its answers, and the code it quotes is the code there is."""
+"""The docs: the flags are those there are. The course: its snippets run, the gradient checker passes its answers, and the code it quotes is the code there is."""
 
 from __future__ import annotations
 
@@ -83,6 +83,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).is_file(), target
 
 
+def test_the_table_of_flags_is_that_of_the_config() -> None:
+    from npgan.cli import flag_table
+
+    table = (DOCS / "training.md").read_text(encoding="utf-8").partition("<!-- flags -->\n")[2].partition("\n\n")[0]
+    assert table + "\n" == flag_table(), (
+        "paste what python -c 'from npgan.cli import flag_table; print(flag_table())' prints"
+    )
+
+
 def test_the_site_builds(tmp_path: Path) -> None:
     if find_spec("mkdocs") is None or find_spec("material") is None:
         pytest.skip("mkdocs-material is not installed: pip install 'npgan[docs]'")
@@ -93,7 +102,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
         "build",
         "-q",
         "-f",
-        str(DOCS / "mkdocs.yml"),
+        str(DOCS.parent / ".mkdocs.yml"),
         "-d",
         str(tmp_path / "site"),
     ]
