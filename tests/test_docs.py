@@ -108,5 +108,5 @@ def test_the_site_builds(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    html = (tmp_path / "site" / "8-g-step" / "index.html").read_text(encoding="utf-8")
+    html = (tmp_path / "site" / "course" / "8-g-step" / "index.html").read_text(encoding="utf-8")
     assert "backward_input" in html
