@@ -11,7 +11,7 @@ __device__ inline float warp_sum(float x) {
 }
 
 // The sum over the block's 256 threads, for every thread, always in the same order.
-__device__ inline float block_sum(float x) {
+__device__ static float block_sum(float x) {
     __shared__ float eight[THREADS / 32];
     x = warp_sum(x);
     __syncthreads();
