@@ -38,7 +38,7 @@ def source(names: tuple[str, ...] = _SOURCES) -> str:
     In ASCII, with ? in comments: CuPy writes it to a file in the encoding of the user's language.
     """
     folder = files("npgan.engines.cuda")
-    texts = (folder.joinpath(name).read_text(encoding="utf-8").replace("#pragma once", "") for name in names)
+    texts = (folder.joinpath(name).read_text(encoding="utf-8") for name in names)
     return "\n".join(texts).encode("ascii", "replace").decode("ascii")
 
 

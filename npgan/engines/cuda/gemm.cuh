@@ -11,7 +11,6 @@
 //      left out is at most 2⁻²¹ of x·y (Markidis et al. 2018). Sums over more than eight k's are made outside the tensor cores,
 //      which do not round to nearest (Ootomo and Yokota 2022)
 //   0  plain float32 FMAs, for GPUs below compute capability 8.0
-#pragma once
 
 const int THREADS = 256, SLAB = 32;  // k's in a slab
 

@@ -1,6 +1,5 @@
 // The maths of one number: random draws, activations and their derivatives, the loss, Adam. No threads, no memory: g++
 // compiles this file too, and tests/engines/cuda/test_cuda_host.py compares every function with its namesake in npgan/nn.
-#pragma once
 
 typedef unsigned int u32;
 typedef unsigned long long u64;

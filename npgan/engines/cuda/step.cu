@@ -11,8 +11,7 @@ __device__ inline float warp_sum(float x) {
 }
 
 // The sum over the block's 256 threads, for every thread, always in the same order.
-__device__ static float block_sum(float x) {
-    __shared__ float eight[THREADS / 32];
+__device__ inline float block_sum(float x, float* eight) {
     x = warp_sum(x);
     __syncthreads();
     if (threadIdx.x % 32 == 0) eight[threadIdx.x / 32] = x;
@@ -201,12 +200,13 @@ __device__ inline void backward(const float* dz, const float* weight, int n, int
     /* dW = xᵀ·dz, db = Σ_n dz_n, and Adam's step with them. Shapes: x (N, I), dz (N, O) → (I·O + O,); squares: Σ g² by block */ \
     KERNEL(update, TILE)(const float* x, const float* dz, float* grad, float* param, float* m, float* v, const float* adam,      \
                          float* squares, int n, int i, int o) {                                                                  \
+        __shared__ float eight[8];                                                                                               \
         float total = 0.0f;                                                                                                      \
         Parameters layer = {grad, param, m, v, &total, *reinterpret_cast<const AdamStep*>(adam)};                                \
         auto weight = [=](int row, int column, float4 g) { layer.update((size_t)row * o + column, g); };                         \
         auto bias = [=](int column, float g) { layer.update((size_t)i * o + column, g); };                                       \
         gemm<Tile##TILE, K_IN_COLUMNS, K_IN_COLUMNS, true>(Factor{x, padded(i)}, Factor{dz, o}, i, o, n, weight, bias);          \
-        total = block_sum(total);                                                                                                \
+        total = block_sum(total, eight);                                                                                         \
         if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = total;                                              \
     }
 
@@ -245,7 +245,7 @@ head(const float* x, const float* weight, const float* bias, const float* target
 extern "C" __global__ void __launch_bounds__(THREADS)
 head_update(const float* x, const float* dz, float* grad, float* param, float* m, float* v, const float* adam, float* squares,
             int n, int i) {
-    __shared__ float parts[8][32];
+    __shared__ float parts[8][32], eight[8];
     int lane = threadIdx.x % 32, part = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
     float g = 0.0f, total = 0.0f;
     if (column <= i)
@@ -256,17 +256,18 @@ head_update(const float* x, const float* dz, float* grad, float* param, float* m
         for (int other = 1; other < 8; ++other) g += parts[other][lane];
         Parameters{grad, param, m, v, &total, *reinterpret_cast<const AdamStep*>(adam)}.update(column, g);
     }
-    total = block_sum(total);
+    total = block_sum(total, eight);
     if (threadIdx.x == 0) squares[blockIdx.x] = total;
 }
 
 // Adam's step of one layer with a gradient that is there: what update and head_update leave out where m is a null pointer.
 extern "C" __global__ void __launch_bounds__(THREADS)
 adam_update(float* grad, float* param, float* m, float* v, const float* adam, float* squares, int count) {
+    __shared__ float eight[8];
     float total = 0.0f;
     Parameters layer = {grad, param, m, v, &total, *reinterpret_cast<const AdamStep*>(adam)};
     for (int at = blockIdx.x * THREADS + threadIdx.x; at < count; at += gridDim.x * THREADS) layer.step(at, grad[at]);
-    total = block_sum(total);
+    total = block_sum(total, eight);
     if (threadIdx.x == 0) squares[blockIdx.x] = total;
 }
 
@@ -284,6 +285,7 @@ __device__ inline float share(int count, Function f) {
 extern "C" __global__ void __launch_bounds__(THREADS)
 finish(const float* output_d, const float* target_d, const float* output_g, const float* target_g, const float* squares_d,
        const float* squares_g, float* metrics, u32* step, int rows, int batch, int per_epoch, int blocks_d, int blocks_g, int logits) {
+    __shared__ float eight[8];
     auto loss = [=](float y, float target) { return logits ? bce_with_logits_loss(y, target) : bce_loss(y, target); };
     auto probability = [=](float y) { return logits ? sigmoid(y) : y; };
     float values[6] = {
@@ -295,7 +297,7 @@ finish(const float* output_d, const float* target_d, const float* output_g, cons
         share(blocks_g, [=](int i) { return squares_g[i]; }),
     };  // everything is read before the first barrier
 #pragma unroll
-    for (int i = 0; i < 6; ++i) values[i] = block_sum(values[i]);
+    for (int i = 0; i < 6; ++i) values[i] = block_sum(values[i], eight);
     if (threadIdx.x > 0) return;
     for (int i = 0; i < 6; ++i) metrics[*step % per_epoch * 6 + i] = i < 4 ? values[i] : sqrtf(values[i]);
     *step += 1;
