@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.resources import files
 from types import ModuleType
 from typing import Any, Protocol
@@ -11,29 +11,25 @@ from typing import Any, Protocol
 from npgan.errors import InputError
 
 THREADS = 256  # in every block
-TILES = (
-    (64, 64),
-    (32, 64),
-    (32, 32),
-)  # rows and columns of a product that a block computes; product.cuh has the same three
-TENSOR_CORES = 80  # the compute capability, times ten, from which on there are TF32 tensor cores and copies ahead
+TILES = ((64, 64), (32, 64), (32, 32))  # rows and columns of a GEMM that a block computes; gemm.cuh has the same three
+TENSOR_CORES = 80  # the compute capability, times ten, from which on there are TF32 tensor cores and cp.async copies
 
-_SOURCES = ("device.cuh", "machine.cuh", "product.cuh", "step.cu")
+_SOURCES = ("math.cuh", "ptx.cuh", "gemm.cuh", "step.cu")
 
 
 class Launcher(Protocol):
-    """What ``step`` needs: ``Gpu``, or what the benchmark puts in its place to count and to time."""
+    """What ``kernels`` needs: ``Gpu``, or what the benchmark puts in its place to count and to time."""
 
     multiprocessors: int
 
     def launch(self, kernel: str, blocks: tuple[int, int], *arguments: Any) -> None:
         """Starts a kernel; arguments are arrays and NumPy scalars of the types that the kernel declares."""
 
-    def beside(self) -> Any:
+    def side_stream(self) -> AbstractContextManager[object]:
         """A context: what is launched in it waits for all launched before it, and nothing waits for it until ``join``."""
 
     def join(self) -> None:
-        """What is launched from now on waits for everything that was launched ``beside``."""
+        """What is launched from now on waits for everything that was launched on the side stream."""
 
 
 def source(names: tuple[str, ...] = _SOURCES) -> str:
@@ -42,12 +38,12 @@ def source(names: tuple[str, ...] = _SOURCES) -> str:
     In ASCII, with ? in comments: CuPy writes it to a file in the encoding of the user's language.
     """
     folder = files("npgan.engines.cuda")
-    texts = (folder.joinpath(name).read_text(encoding="utf-8").replace("#pragma once", "") for name in names)
+    texts = (folder.joinpath(name).read_text(encoding="utf-8") for name in names)
     return "\n".join(texts).encode("ascii", "replace").decode("ascii")
 
 
 def passes(precision: str, capability: int) -> int:
-    """The option PASSES of product.cuh. ``capability``: 90 for 9.0. Raises InputError."""
+    """The option PASSES of gemm.cuh. ``capability``: 90 for 9.0. Raises InputError."""
     if capability < 70:
         raise InputError(f"fused kernels need a GPU of compute capability 7.0 or more, this one has {capability / 10}")
     if capability < TENSOR_CORES:
@@ -75,7 +71,7 @@ class Gpu:
         self.main, self.side = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
 
     def compile(self, passes: int) -> None:
-        """``passes``: how products are done, see product.cuh. Raises InputError where this CUDA cannot do it."""
+        """``passes``: how GEMMs are done, see gemm.cuh. Raises InputError where this CUDA cannot do it."""
         self.passes = passes
         options = ("--std=c++17", f"-DPASSES={passes}")
         try:
@@ -87,12 +83,12 @@ class Gpu:
         self._functions: dict[str, Any] = {}
 
     @property
-    def products(self) -> str:
-        """How matrix products are done, for the run's header."""
+    def gemm(self) -> str:
+        """How GEMMs are done, for the run's header."""
         return {
-            0: "float32 products without tensor cores, which need compute capability 8.0",
-            1: "TF32 products",
-            3: "float32 products in three TF32 passes",
+            0: "float32 GEMM without tensor cores, which need compute capability 8.0",
+            1: "TF32 GEMM",
+            3: "float32 GEMM in three TF32 passes",
         }[self.passes]
 
     def launch(self, kernel: str, blocks: tuple[int, int], *arguments: Any) -> None:
@@ -101,13 +97,17 @@ class Gpu:
         self._functions[kernel](blocks, (THREADS,), arguments)  # on CuPy's current stream
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def side_stream(self) -> Iterator[None]:
         self._wait(self.side, self.main)
         with self.side:
             yield
 
     def join(self) -> None:
         self._wait(self.main, self.side)
+
+    def synchronize(self) -> None:
+        """Waits for CuPy's current stream."""
+        self._cupy.cuda.get_current_stream().synchronize()
 
     def _wait(self, waiting: Any, working: Any) -> None:
         event = self._cupy.cuda.Event(disable_timing=True)

@@ -1,9 +1,9 @@
-// A matrix product that ends in a function of its result: out(row, column) = finish(Σ_k a(row, k)·b(k, column)).
+// A GEMM with an epilogue: out(row, column) = finish(Σ_k a(row, k)·b(k, column)).
 //
 // A block of 256 threads computes one tile of the result. The tile's strips of a and b come in slabs of 32 k's into shared
-// memory, copied ahead in a ring of STAGES slabs while the one before is multiplied. Eight warps share out the tile and the k's
-// of a slab; in the end their sums over different k's are added up in shared memory and handed to `finish`, four neighbours
-// of a row at a time.
+// memory, by cp.async copies into a ring of STAGES slabs while the one before is multiplied. Eight warps share out the tile and
+// the k's of a slab; in the end their sums over different k's are added up in shared memory and handed to `finish`, four
+// neighbours of a row at a time.
 //
 // PASSES, a compile option: how a product of floats is done.
 //   1  TF32: both factors rounded to 10 bits of fraction, one pass of the tensor cores
@@ -11,7 +11,6 @@
 //      left out is at most 2⁻²¹ of x·y (Markidis et al. 2018). Sums over more than eight k's are made outside the tensor cores,
 //      which do not round to nearest (Ootomo and Yokota 2022)
 //   0  plain float32 FMAs, for GPUs below compute capability 8.0
-#pragma once
 
 const int THREADS = 256, SLAB = 32;  // k's in a slab
 
@@ -158,7 +157,7 @@ __device__ inline void multiply_add(float c[TILE::DOWN][TILE::ACROSS][4], const 
 // The tile of this block. `finish(row, column, four)` gets four neighbours of a row at a time, so the result's width divides by 4.
 // With SUM_B, sum_b(column, Σ_k b(k, column)) is called once for every column.
 template <class TILE, Layout LAYOUT_A, Layout LAYOUT_B, bool SUM_B, class Finish, class SumB>
-__device__ inline void product(Factor a, Factor b, int rows, int columns, int ks, Finish finish, SumB sum_b) {
+__device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, Finish finish, SumB sum_b) {
     typedef Slab<LAYOUT_A, TILE::ROWS> A;
     typedef Slab<LAYOUT_B, TILE::COLUMNS> B;
     const int DOWN = TILE::DOWN, ACROSS = TILE::ACROSS, PAIR = A::SIZE + B::SIZE;

@@ -1,11 +1,10 @@
-// The maths of one number: random draws, activations and their slopes, the loss, Adam. No threads, no memory: g++ compiles
-// this file too, and tests/test_cuda_host.py compares every function with its namesake in npgan/ops.py and npgan/random.py.
-#pragma once
+// The maths of one number: random draws, activations and their derivatives, the loss, Adam. No threads, no memory: g++
+// compiles this file too, and tests/engines/cuda/test_cuda_host.py compares every function with its namesake in npgan/nn.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-#define BCE_EPSILON 1.1920929e-07f  // ops.BCE_EPSILON
+#define BCE_EPSILON 1.1920929e-07f  // nn.ops.BCE_EPSILON
 
 enum Stream { LATENT = 2, DROPOUT = 3 };  // npgan.nn.philox.Stream
 
@@ -27,7 +26,7 @@ __device__ inline Words philox(u32 c0, u32 c1, u32 c2, u32 c3, u64 seed) {
     return Words{c0, c1, c2, c3};
 }
 
-// Two standard normal numbers from two words: Box and Muller 1958, as random.normal has it.
+// Two standard normal numbers from two words: Box and Muller 1958, as nn.philox.normal has it.
 __device__ inline void box_muller(u32 word_1, u32 word_2, float* x, float* y) {
     float u1 = (float)word_1 * 2.3283064365386963e-10f + 1.1641532182693481e-10f;  // (word + 1/2) / 2^32
     float u2 = (float)word_2 * 2.3283064365386963e-10f + 1.1641532182693481e-10f;
@@ -37,19 +36,19 @@ __device__ inline void box_muller(u32 word_1, u32 word_2, float* x, float* y) {
     *y = radius * sine;
 }
 
-// A pixel 0 … 255 to -1 … 1: data.scale_pixels.
+// A pixel 0 … 255 to -1 … 1: data.batches.scale_pixels.
 __device__ inline float scale_pixel(unsigned char pixel) { return (float)pixel / 127.5f - 1.0f; }
 
 __device__ inline float leaky_relu(float z, float slope) { return fmaxf(z, slope * z); }
 
-// The slope at z, or at y = leaky_relu(z), which has the same sign.
-__device__ inline float leaky_relu_slope(float z, float slope) { return z > 0.0f ? 1.0f : slope; }
+// dy/dz from z, or from y = leaky_relu(z), which has the same sign.
+__device__ inline float leaky_relu_dydz(float z, float slope) { return z > 0.0f ? 1.0f : slope; }
 
-// 0 where dropped, else 1/(1 - p): layers.Dropout.mask of one element from its 16 random bits.
+// 0 where dropped, else 1/(1 - p): nn.layers.Dropout.mask of one element from its 16 random bits.
 __device__ inline float dropout_mask(u32 bits, u32 threshold, float scale) { return bits >= threshold ? scale : 0.0f; }
 
-// From y = tanh z.
-__device__ inline float tanh_slope(float y) { return 1.0f - y * y; }
+// dy/dz from y = tanh z.
+__device__ inline float tanh_dydz(float y) { return 1.0f - y * y; }
 
 __device__ inline float sigmoid(float z) {
     float e = expf(-fabsf(z));
@@ -90,7 +89,7 @@ __device__ inline AdamStep adam_step(u32 t, double lr, double beta1, double beta
                     (float)epsilon, (float)rate,  (float)unbias};
 }
 
-// Kingma and Ba 2015, algorithm 1: ops.adam_update for one element.
+// Kingma and Ba 2015, algorithm 1: nn.optim.Adam.update for one element.
 __device__ inline void adam(AdamStep s, float g, float* param, float* m, float* v) {
     *m = *m * s.beta1 + g * s.rest1;
     *v = *v * s.beta2 + g * g * s.rest2;

@@ -1,7 +1,6 @@
 // What only the hardware can do, each behind one function: copies that go on by themselves, and the tensor cores.
 // Needs compute capability 8.0; older GPUs copy at once and multiply with plain FMAs (PASSES 0).
-// tests/cuda_host.h has the same functions for a CPU.
-#pragma once
+// tests/engines/cuda/cuda_host.h has the same functions for a CPU.
 
 // Four floats into shared memory, or four zeros unless `inside`; `from` is readable either way. Both addresses are on 16-byte
 // boundaries. The copy is done for sure only after wait_copies and a __syncthreads.

@@ -1,4 +1,4 @@
-// The kernels of a training step. npgan/kernels/cuda/step.py launches them; beside each stands the maths of npgan/ops.py that it does.
+// The kernels of a training step: npgan/engines/schedule.py says what each computes, kernels.py beside this file launches them.
 // Letters: N rows of a batch, I inputs and O outputs of a Dense layer. Everything is float32, row by row. Rows are as long as
 // they are wide, a multiple of four numbers; only latent vectors have any width, and zeros behind it.
 // `step` points to the number of iterations done, which the last kernel of an iteration advances.
@@ -39,10 +39,11 @@ __device__ inline void noise(float* latent, int block, int rows, int width, u32 
 
 // images (N, 784) = data[order[iteration's rows]] from -1 to 1; latent_d (N, Z) and latent_g (B, Z) standard normal. A thread
 // does four numbers; one more thread for each network does what is the same for all elements of its Adam step, adam (2, 7).
-// ops: data.scale_pixels, random.normal.
+// data.batches.scale_pixels, nn.philox.normal; sites gan.LATENT_D and LATENT_G.
 extern "C" __global__ void __launch_bounds__(THREADS)
 inputs(const unsigned char* data, const u32* order, const u32* step, float* images, float* latent_d, float* latent_g, float* adam,
-       int rows, int batch, int per_epoch, int z, u64 seed, double lr_d, double lr_g, double beta1, double beta2, double epsilon) {
+       int rows, int batch, int per_epoch, int z, u64 seed, double lr_d, double beta1_d, double beta2_d, double epsilon_d,
+       double lr_g, double beta1_g, double beta2_g, double epsilon_g) {
     int i = blockIdx.x * THREADS + threadIdx.x, quads = rows * 196, blocks_d = (rows * z + 3) / 4, blocks_g = (batch * z + 3) / 4;
     if (i < quads) {
         u32 image = order[*step % per_epoch * batch + i / 196];
@@ -54,11 +55,12 @@ inputs(const unsigned char* data, const u32* order, const u32* step, float* imag
     } else if ((i -= blocks_d) < blocks_g) {
         noise(latent_g, i, batch, z, *step, 1, seed);
     } else if ((i -= blocks_g) < 2) {
-        reinterpret_cast<AdamStep*>(adam)[i] = adam_step(*step + 1, i == 0 ? lr_d : lr_g, beta1, beta2, epsilon);
+        reinterpret_cast<AdamStep*>(adam)[i] = adam_step(*step + 1, i ? lr_g : lr_d, i ? beta1_g : beta1_d, i ? beta2_g : beta2_d,
+                                                         i ? epsilon_g : epsilon_d);
     }
 }
 
-// --- Dense layers: what is done to four neighbours of the product, (row, column) to (row, column + 3) ---------------------
+// --- epilogues: what is done to four neighbours of a GEMM's result, (row, column) to (row, column + 3) -------------------
 
 struct Nothing { __device__ void operator()(int, float) const {} };
 
@@ -82,7 +84,7 @@ struct LeakyRelu {
 };
 
 struct LeakyReluDropout {
-    const float* bias; float slope; float *y, *slopes; int width; u32 threshold; float scale; const u32* step; u32 site; u64 seed;
+    const float* bias; float slope; float *y, *dydz; int width; u32 threshold; float scale; const u32* step; u32 site; u64 seed;
     __device__ void operator()(int row, int column, float4 z) const {
         u32 element = (u32)row * width + column;  // width % 8 is 0, so these four are half of one block of 16-bit numbers
         Words words = philox(element / 8, *step, site, DROPOUT, seed);
@@ -91,7 +93,7 @@ struct LeakyReluDropout {
                        dropout_mask(second & 0xFFFF, threshold, scale), dropout_mask(second >> 16, threshold, scale)};
         z = plus(z, load(bias + column));
         store(y + element, times(each(z, [=](float x) { return leaky_relu(x, slope); }), keep));
-        store(slopes + element, times(each(z, [=](float x) { return leaky_relu_slope(x, slope); }), keep));
+        store(dydz + element, times(each(z, [=](float x) { return leaky_relu_dydz(x, slope); }), keep));
     }
 };
 
@@ -103,42 +105,46 @@ struct Tanh {
     }
 };
 
-struct TimesSlopes {
-    const float* slopes; float* dz; int width;
+struct TimesDydz {
+    const float* dydz; float* dz; int width;
     __device__ void operator()(int row, int column, float4 dy) const {
         size_t at = (size_t)row * width + column;
-        store(dz + at, times(dy, load(slopes + at)));
+        store(dz + at, times(dy, load(dydz + at)));
     }
 };
 
-struct TimesLeakyReluSlope {
+struct TimesLeakyReluDydz {
     const float* y; float slope; float* dz; int width;
     __device__ void operator()(int row, int column, float4 dy) const {
         size_t at = (size_t)row * width + column;
-        store(dz + at, times(dy, each(load(y + at), [=](float x) { return leaky_relu_slope(x, slope); })));
+        store(dz + at, times(dy, each(load(y + at), [=](float x) { return leaky_relu_dydz(x, slope); })));
     }
 };
 
-struct TimesTanhSlope {
+struct TimesTanhDydz {
     const float* y; float* dz; int width;
     __device__ void operator()(int row, int column, float4 dy) const {
         size_t at = (size_t)row * width + column;
-        store(dz + at, times(dy, each(load(y + at), [](float x) { return tanh_slope(x); })));
+        store(dz + at, times(dy, each(load(y + at), [](float x) { return tanh_dydz(x); })));
     }
 };
 
-// A layer's parameters, weight (I, O) and behind it bias (O,), each with its gradient and Adam's m and v: ops.adam_update.
-// `squares` collects Σ g² of one thread.
+// A layer's parameters, weight (I, O) and behind it bias (O,), each with its gradient and Adam's m and v: nn.optim.Adam.update.
+// Where m is a null pointer the gradient alone is stored, for `adam_update` to read. `squares` collects Σ g² of one thread.
 struct Parameters {
     float *grad, *param, *m, *v, *squares; AdamStep settings;
-    __device__ void update(size_t at, float g) const {
-        grad[at] = g;
+    __device__ void step(size_t at, float g) const {
         adam(settings, g, param + at, m + at, v + at);
         *squares += g * g;
     }
+    __device__ void update(size_t at, float g) const {
+        grad[at] = g;
+        if (m) step(at, g);
+    }
     __device__ void update(size_t at, float4 g) const {
-        float4 p = load(param + at), m_four = load(m + at), v_four = load(v + at);
         store(grad + at, g);
+        if (!m) return;
+        float4 p = load(param + at), m_four = load(m + at), v_four = load(v + at);
         adam(settings, g.x, &p.x, &m_four.x, &v_four.x);
         adam(settings, g.y, &p.y, &m_four.y, &v_four.y);
         adam(settings, g.z, &p.z, &m_four.z, &v_four.z);
@@ -150,15 +156,15 @@ struct Parameters {
     }
 };
 
-struct UpdateWeight {
-    Parameters layer; int width;
-    __device__ void operator()(int row, int column, float4 dweight) const { layer.update((size_t)row * width + column, dweight); }
-};
+template <class TILE, class Epilogue>
+__device__ inline void forward(const float* x, const float* weight, int n, int i, int o, Epilogue epilogue) {
+    gemm<TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i, epilogue, Nothing());
+}
 
-struct UpdateBias {
-    Parameters layer; int behind;
-    __device__ void operator()(int column, float sum) const { layer.update((size_t)behind + column, sum); }
-};
+template <class TILE, class Epilogue>
+__device__ inline void backward(const float* dz, const float* weight, int n, int i, int o, Epilogue epilogue) {
+    gemm<TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor{dz, o}, Factor{weight, o}, n, i, o, epilogue, Nothing());
+}
 
 // Each kernel for each tile: forward_leaky_relu_64x64 and so on.
 #define KERNEL(NAME, TILE) extern "C" __global__ void __launch_bounds__(THREADS, Tile##TILE::BLOCKS) NAME##_##TILE
@@ -166,46 +172,40 @@ struct UpdateBias {
     /* y = leaky_relu(x·W + b). Shapes: x (N, I), weight (I, O) → y (N, O) */                                                    \
     KERNEL(forward_leaky_relu, TILE)(const float* x, const float* weight, const float* bias, float* y, int n, int i, int o,      \
                                      float slope) {                                                                              \
-        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i,                    \
-                                                            LeakyRelu{bias, slope, y, o}, Nothing());                            \
+        forward<Tile##TILE>(x, weight, n, i, o, LeakyRelu{bias, slope, y, o});                                                   \
     }                                                                                                                            \
-    /* the same and dropout, with slopes = dy/dz for the way back */                                                             \
-    KERNEL(forward_dropout, TILE)(const float* x, const float* weight, const float* bias, float* y, float* slopes, int n, int i, \
+    /* the same and dropout, with dydz = ∂y/∂z for the backward */                                                               \
+    KERNEL(forward_dropout, TILE)(const float* x, const float* weight, const float* bias, float* y, float* dydz, int n, int i,   \
                                   int o, float slope, u32 threshold, float scale, const u32* step, u32 site, u64 seed) {         \
-        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(                                                                     \
-            Factor{x, padded(i)}, Factor{weight, o}, n, o, i,                                                                    \
-            LeakyReluDropout{bias, slope, y, slopes, o, threshold, scale, step, site, seed}, Nothing());                         \
+        forward<Tile##TILE>(x, weight, n, i, o, LeakyReluDropout{bias, slope, y, dydz, o, threshold, scale, step, site, seed});  \
     }                                                                                                                            \
     /* y = tanh(x·W + b) */                                                                                                      \
     KERNEL(forward_tanh, TILE)(const float* x, const float* weight, const float* bias, float* y, int n, int i, int o) {          \
-        product<Tile##TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i, Tanh{bias, y, o},  \
-                                                            Nothing());                                                          \
+        forward<Tile##TILE>(x, weight, n, i, o, Tanh{bias, y, o});                                                               \
     }                                                                                                                            \
-    /* dz of the layer before, (dz·Wᵀ)∘slopes. Shapes: dz (N, O), weight (I, O), slopes (N, I) → (N, I) */                       \
-    KERNEL(backward_slopes, TILE)(const float* dz, const float* weight, const float* slopes, float* dz_before, int n, int i,     \
-                                  int o) {                                                                                       \
-        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor{dz, o}, Factor{weight, o}, n, i, o,                              \
-                                                         TimesSlopes{slopes, dz_before, i}, Nothing());                          \
+    /* dz of the layer before, (dz·Wᵀ)∘dydz. Shapes: dz (N, O), weight (I, O), dydz (N, I) → (N, I) */                           \
+    KERNEL(backward_dydz, TILE)(const float* dz, const float* weight, const float* dydz, float* dz_before, int n, int i,         \
+                                int o) {                                                                                         \
+        backward<Tile##TILE>(dz, weight, n, i, o, TimesDydz{dydz, dz_before, i});                                                \
     }                                                                                                                            \
     /* the same where the layer before is a leaky ReLU with result y */                                                          \
     KERNEL(backward_leaky_relu, TILE)(const float* dz, const float* weight, const float* y, float* dz_before, int n, int i,      \
                                       int o, float slope) {                                                                      \
-        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor{dz, o}, Factor{weight, o}, n, i, o,                              \
-                                                         TimesLeakyReluSlope{y, slope, dz_before, i}, Nothing());                \
+        backward<Tile##TILE>(dz, weight, n, i, o, TimesLeakyReluDydz{y, slope, dz_before, i});                                   \
     }                                                                                                                            \
     /* the same where it is a tanh with result y */                                                                              \
     KERNEL(backward_tanh, TILE)(const float* dz, const float* weight, const float* y, float* dz_before, int n, int i, int o) {   \
-        product<Tile##TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor{dz, o}, Factor{weight, o}, n, i, o,                              \
-                                                         TimesTanhSlope{y, dz_before, i}, Nothing());                            \
+        backward<Tile##TILE>(dz, weight, n, i, o, TimesTanhDydz{y, dz_before, i});                                               \
     }                                                                                                                            \
     /* dW = xᵀ·dz, db = Σ_n dz_n, and Adam's step with them. Shapes: x (N, I), dz (N, O) → (I·O + O,); squares: Σ g² by block */ \
-    KERNEL(backward_params, TILE)(const float* x, const float* dz, float* grad, float* param, float* m, float* v,                \
-                                  const float* adam, float* squares, int n, int i, int o) {                                      \
+    KERNEL(update, TILE)(const float* x, const float* dz, float* grad, float* param, float* m, float* v, const float* adam,      \
+                         float* squares, int n, int i, int o) {                                                                  \
         __shared__ float eight[8];                                                                                               \
         float total = 0.0f;                                                                                                      \
         Parameters layer = {grad, param, m, v, &total, *reinterpret_cast<const AdamStep*>(adam)};                                \
-        product<Tile##TILE, K_IN_COLUMNS, K_IN_COLUMNS, true>(Factor{x, padded(i)}, Factor{dz, o}, i, o, n,                      \
-                                                              UpdateWeight{layer, o}, UpdateBias{layer, i * o});                 \
+        auto weight = [=](int row, int column, float4 g) { layer.update((size_t)row * o + column, g); };                         \
+        auto bias = [=](int column, float g) { layer.update((size_t)i * o + column, g); };                                       \
+        gemm<Tile##TILE, K_IN_COLUMNS, K_IN_COLUMNS, true>(Factor{x, padded(i)}, Factor{dz, o}, i, o, n, weight, bias);          \
         total = block_sum(total, eight);                                                                                         \
         if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = total;                                              \
     }
@@ -216,11 +216,11 @@ DENSE_KERNELS(32x32)
 
 // --- the discriminator's last layer, one output, and the loss ----------------------------------------------------------
 
-// output (N,) = x·w + b, then sigmoid unless `logits`; dz (N,) = its loss's gradient; dz_before (N, I) = (dz·wᵀ)∘slopes,
-// where slopes are those given, or, without any, a leaky ReLU's at x. A warp does a row. target (N,).
-// ops: dense, sigmoid, binary_cross_entropy(_with_logits), leaky_relu_backward or dropout_backward.
+// output (N,) = x·w + b, then sigmoid unless `logits`; dz (N,) = its loss's gradient; dz_before (N, I) = (dz·wᵀ)∘dydz,
+// where dydz is the one given, or, without any, a leaky ReLU's at x. A warp does a row. target (N,).
+// nn.ops: dense, sigmoid, binary_cross_entropy(_with_logits), leaky_relu_backward or dropout_backward.
 extern "C" __global__ void __launch_bounds__(THREADS)
-head(const float* x, const float* weight, const float* bias, const float* target, const float* slopes, float* output, float* dz,
+head(const float* x, const float* weight, const float* bias, const float* target, const float* dydz, float* output, float* dz,
      float* dz_before, int n, int i, float slope, int logits) {
     int row = (blockIdx.x * THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (row >= n) return;
@@ -235,15 +235,15 @@ head(const float* x, const float* weight, const float* bias, const float* target
         dz[row] = dz_row;
     }
     for (int c = lane; c < i; c += 32) {
-        float s = slopes ? slopes[(size_t)row * i + c] : leaky_relu_slope(x_row[c], slope);
+        float s = dydz ? dydz[(size_t)row * i + c] : leaky_relu_dydz(x_row[c], slope);
         dz_before[(size_t)row * i + c] = dz_row * weight[c] * s;
     }
 }
 
-// dweight (I,) = xᵀ·dz, dbias () = Σ dz, and Adam's step with them, as in backward_params. A block does 32 columns of x (N, I),
+// dweight (I,) = xᵀ·dz, dbias () = Σ dz, and Adam's step with them, as in update. A block does 32 columns of x (N, I),
 // eight threads each; column I stands for the bias.
 extern "C" __global__ void __launch_bounds__(THREADS)
-head_params(const float* x, const float* dz, float* grad, float* param, float* m, float* v, const float* adam, float* squares,
+head_update(const float* x, const float* dz, float* grad, float* param, float* m, float* v, const float* adam, float* squares,
             int n, int i) {
     __shared__ float parts[8][32], eight[8];
     int lane = threadIdx.x % 32, part = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
@@ -260,40 +260,41 @@ head_params(const float* x, const float* dz, float* grad, float* param, float* m
     if (threadIdx.x == 0) squares[blockIdx.x] = total;
 }
 
+// Adam's step of one layer with a gradient that is there: what update and head_update leave out where m is a null pointer.
+extern "C" __global__ void __launch_bounds__(THREADS)
+adam_update(float* grad, float* param, float* m, float* v, const float* adam, float* squares, int count) {
+    __shared__ float eight[8];
+    float total = 0.0f;
+    Parameters layer = {grad, param, m, v, &total, *reinterpret_cast<const AdamStep*>(adam)};
+    for (int at = blockIdx.x * THREADS + threadIdx.x; at < count; at += gridDim.x * THREADS) layer.step(at, grad[at]);
+    total = block_sum(total, eight);
+    if (threadIdx.x == 0) squares[blockIdx.x] = total;
+}
+
 // --- the end of an iteration -------------------------------------------------------------------------------------------
 
-// A thread's share of what `finish` sums up.
-__device__ inline float losses(const float* output, const float* target, int count, int logits) {
+// A thread's share of the sum of f(0) … f(count - 1).
+template <class Function>
+__device__ inline float share(int count, Function f) {
     float total = 0.0f;
-    for (int i = threadIdx.x; i < count; i += THREADS)
-        total += logits ? bce_with_logits_loss(output[i], target[i]) : bce_loss(output[i], target[i]);
+    for (int i = threadIdx.x; i < count; i += THREADS) total += f(i);
     return total;
 }
 
-__device__ inline float probabilities(const float* output, int count, int logits) {
-    float total = 0.0f;
-    for (int i = threadIdx.x; i < count; i += THREADS) total += logits ? sigmoid(output[i]) : output[i];
-    return total;
-}
-
-__device__ inline float plain(const float* values, int count) {
-    float total = 0.0f;
-    for (int i = threadIdx.x; i < count; i += THREADS) total += values[i];
-    return total;
-}
-
-// metrics (iterations of an epoch, 6): this iteration's row, training.StepMetrics. Then one more iteration is done. One block.
+// metrics (iterations of an epoch, 6): this iteration's row, gan.StepMetrics. Then one more iteration is done. One block.
 extern "C" __global__ void __launch_bounds__(THREADS)
 finish(const float* output_d, const float* target_d, const float* output_g, const float* target_g, const float* squares_d,
        const float* squares_g, float* metrics, u32* step, int rows, int batch, int per_epoch, int blocks_d, int blocks_g, int logits) {
     __shared__ float eight[8];
+    auto loss = [=](float y, float target) { return logits ? bce_with_logits_loss(y, target) : bce_loss(y, target); };
+    auto probability = [=](float y) { return logits ? sigmoid(y) : y; };
     float values[6] = {
-        losses(output_d, target_d, 2 * rows, logits) / (2 * rows),
-        losses(output_g, target_g, batch, logits) / batch,
-        probabilities(output_d, rows, logits) / rows,
-        probabilities(output_d + rows, rows, logits) / rows,
-        plain(squares_d, blocks_d),
-        plain(squares_g, blocks_g),
+        share(2 * rows, [=](int i) { return loss(output_d[i], target_d[i]); }) / (2 * rows),
+        share(batch, [=](int i) { return loss(output_g[i], target_g[i]); }) / batch,
+        share(rows, [=](int i) { return probability(output_d[i]); }) / rows,
+        share(rows, [=](int i) { return probability(output_d[rows + i]); }) / rows,
+        share(blocks_d, [=](int i) { return squares_d[i]; }),
+        share(blocks_g, [=](int i) { return squares_g[i]; }),
     };  // everything is read before the first barrier
 #pragma unroll
     for (int i = 0; i < 6; ++i) values[i] = block_sum(values[i], eight);

@@ -1,4 +1,4 @@
-// Runs CUDA kernels on one CPU thread, for tests: included in front of the kernels' source, in the place of machine.cuh.
+// Runs CUDA kernels on one CPU thread, for tests: included in front of the kernels' source, in the place of ptx.cuh.
 //
 // Every CUDA thread is a coroutine. One runs until it needs the others: at __syncthreads all threads of the block must arrive, at
 // a shuffle or a matrix multiply all of its warp. `order` decides who goes first, so a missing barrier shows as a difference.
@@ -180,7 +180,7 @@ inline float __shfl_xor_sync(u32, float x, int distance) {
     return self.received;
 }
 
-// --- what machine.cuh gives --------------------------------------------------------------------------------------------
+// --- what ptx.cuh gives --------------------------------------------------------------------------------------------
 
 inline void copy_four(float* to, const float* from, bool inside) {
     if ((uintptr_t)from % 16 || (uintptr_t)to % 16) {

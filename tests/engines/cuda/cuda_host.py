@@ -29,7 +29,7 @@ def kernel_names(code: str) -> list[str]:
 def build(folder: Path, passes: int, change: tuple[str, str] | None = None, more: str = "") -> ctypes.CDLL:
     """The kernels as a library. ``change``: a text of their source and what takes its place; ``more``: C++ to add."""
     assert COMPILER
-    code = source(("device.cuh", "product.cuh", "step.cu"))
+    code = source(("math.cuh", "gemm.cuh", "step.cu"))
     if change:
         assert code.count(change[0]) == 1, change
         code = code.replace(*change)

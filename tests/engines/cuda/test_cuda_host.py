@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: compiled by g++, run by a stand-in for it, held against ``ops`` and ``train_step``."""
+"""The CUDA kernels without a GPU: compiled by g++, run by a stand-in for it, held against ``ops``, ``Adam`` and ``philox``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from cuda_host import HostLauncher, build
 
-from npgan.nn import ops
-from npgan.nn import philox as random
-from npgan.data.mnist import scale_pixels
+from npgan.data.batches import scale_pixels
 from npgan.engines.cuda.device import TILES, passes, tile_of
-from npgan.nn.layers import Dropout, DropoutKey, dropout_threshold
-from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
+from npgan.gan import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
+from npgan.nn import ops, philox
+from npgan.nn.layers import Dropout, DropoutKey
+from npgan.nn.optim import Adam
 from npgan.nn.philox import Stream
 
 pytestmark = pytest.mark.skipif(cuda_host.COMPILER is None, reason="needs g++")
@@ -68,8 +68,8 @@ void many_box_muller(const u32* words, float* out, int n) {
 void many(const char* what, const float* x, const float* t, float* y, int n) {
     for (int i = 0; i < n; ++i)
         y[i] = !strcmp(what, "leaky_relu") ? leaky_relu(x[i], 0.2f)
-             : !strcmp(what, "leaky_relu_slope") ? leaky_relu_slope(x[i], 0.2f)
-             : !strcmp(what, "tanh_slope") ? tanh_slope(x[i]) : !strcmp(what, "sigmoid") ? sigmoid(x[i])
+             : !strcmp(what, "leaky_relu_dydz") ? leaky_relu_dydz(x[i], 0.2f)
+             : !strcmp(what, "tanh_dydz") ? tanh_dydz(x[i]) : !strcmp(what, "sigmoid") ? sigmoid(x[i])
              : !strcmp(what, "bce_loss") ? bce_loss(x[i], t[i]) : !strcmp(what, "bce_dz") ? bce_dz(x[i], t[i], n)
              : !strcmp(what, "logits_loss") ? bce_with_logits_loss(x[i], t[i])
              : !strcmp(what, "logits_dz") ? bce_with_logits_dz(x[i], t[i], n) : NAN; }
@@ -104,13 +104,13 @@ def test_philox_gives_the_published_words(device: ctypes.CDLL) -> None:
         assert found.tolist() == words
 
 
-def test_normal_numbers_are_those_of_random(device: ctypes.CDLL) -> None:
+def test_normal_numbers_are_those_of_philox(device: ctypes.CDLL) -> None:
     words = np.concatenate(
-        [random.random_words(7, Stream.LATENT, 3, 1, 4000), np.array([0, 0, 2**32 - 1, 5], np.uint32)]
+        [philox.random_words(7, Stream.LATENT, 3, 1, 4000), np.array([0, 0, 2**32 - 1, 5], np.uint32)]
     )
     found = _empty(4004)
     device.many_box_muller(_pointer(words), _pointer(found), 2002)
-    np.testing.assert_allclose(found[:4000], random.normal(7, Stream.LATENT, 3, 1, (4000,)), rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(found[:4000], philox.normal(7, Stream.LATENT, 3, 1, (4000,)), rtol=2e-6, atol=2e-6)
     assert np.isfinite(found).all()
 
 
@@ -130,8 +130,8 @@ def _each(forward: Callable[..., Array], x: Array, t: Array) -> Array:
 _BCE, _LOGITS = BinaryCrossEntropy(), BinaryCrossEntropyWithLogits()
 _EXPECTED = {
     "leaky_relu": (_Z, ops.leaky_relu_forward(_Z, 0.2)),
-    "leaky_relu_slope": (_Z, ops.leaky_relu_backward(np.ones_like(_Z), _Z, 0.2)),
-    "tanh_slope": (np.tanh(_Z), ops.tanh_backward(np.ones_like(_Z), np.tanh(_Z))),
+    "leaky_relu_dydz": (_Z, ops.leaky_relu_backward(np.ones_like(_Z), _Z, 0.2)),
+    "tanh_dydz": (np.tanh(_Z), ops.tanh_backward(np.ones_like(_Z), np.tanh(_Z))),
     "sigmoid": (_Z, _P),
     "bce_loss": (_P, _each(_BCE.forward, _P, _T)),
     "bce_dz": (_P, ops.sigmoid_backward(_column(_BCE.backward, _P, _T), _P)),
@@ -148,13 +148,14 @@ def test_a_number_is_treated_as_in_ops(device: ctypes.CDLL, name: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-9)
 
 
-def test_adam_is_the_one_of_ops(device: ctypes.CDLL) -> None:
+def test_adam_is_the_one_of_the_textbook(device: ctypes.CDLL) -> None:
     count = 200
     expected, found = ([array.copy() for array in arrays] for arrays in [[_normal(count) for _ in range(4)]] * 2)
     expected[3], found[3] = abs(expected[3]), abs(found[3])
     for t in (1, 2, 1000, 469_000):
         settings = (2e-4, 0.9, 0.999, 1e-8)
-        ops.adam_update(*expected, t, *settings)
+        p, g, m, v = expected
+        Adam(*settings, m, v, t - 1).update(p, g)
         p, g, m, v = (_pointer(array) for array in found)
         device.many_adam(p, g, m, v, count, t, *(ctypes.c_double(value) for value in settings))
         for name, one, other in zip("pgmv", found, expected, strict=True):
@@ -176,8 +177,8 @@ def _launch_tiled(
     launcher.launch(f"{kernel}_{tile[0]}x{tile[1]}", blocks, *arguments)
 
 
-def _assert_product(found: Array, exact: Array, a: Array, b: Array, launcher: Any) -> None:
-    """``exact`` in float64. A float32 product of k terms is off by a few 2⁻²⁴ of Σ|a·b|; TF32 rounds each factor to 2⁻¹¹."""
+def _assert_gemm(found: Array, exact: Array, a: Array, b: Array, launcher: Any) -> None:
+    """``exact`` in float64. A float32 sum of k products is off by a few 2⁻²⁴ of Σ|a·b|; TF32 rounds each factor to 2⁻¹¹."""
     size = np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64)) + 1.0
     assert not np.isnan(found).any()
     worst = (np.abs(found - exact) / size).max()
@@ -195,20 +196,21 @@ def test_forward_kernels(launcher: HostLauncher, shape: tuple[int, int, int], ti
     z = x.astype(np.float64) @ weight + bias
     y = _empty(n, o)
     _launch_tiled(launcher, "forward_leaky_relu", tile, (n, o), x, weight, bias, y, *sizes, SLOPE)
-    _assert_product(y, ops.leaky_relu_forward(z, 0.2), x, weight, launcher)
+    _assert_gemm(y, ops.leaky_relu_forward(z, 0.2), x, weight, launcher)
     y = _empty(n, o)
     _launch_tiled(launcher, "forward_tanh", tile, (n, o), x, weight, bias, y, *sizes)
-    _assert_product(y, np.tanh(z), x, weight, launcher)
+    _assert_gemm(y, np.tanh(z), x, weight, launcher)
 
-    key, dropout = DropoutKey(SEED, 5, 1), Dropout(0.3, 2)
-    y, slopes = _empty(n, o), _empty(n, o)
-    more = (U(dropout_threshold(0.3)), F(1 / 0.7), np.array([5], np.uint32), U(16 * 1 + 2), S(SEED))
-    _launch_tiled(launcher, "forward_dropout", tile, (n, o), x, weight, bias, y, slopes, *sizes, SLOPE, *more)
-    mask = dropout.mask((n, o), key, np.float32)
-    np.testing.assert_array_equal(slopes == 0, mask == 0)
-    _assert_product(y, ops.leaky_relu_forward(z, 0.2) * mask, x, weight, launcher)
+    dropout = Dropout(0.3)
+    dropout.site = 2
+    y, dydz = _empty(n, o), _empty(n, o)
+    more = (U(dropout.threshold), F(dropout.scale), np.array([5], np.uint32), U(dropout.draw_site(1)), S(SEED))
+    _launch_tiled(launcher, "forward_dropout", tile, (n, o), x, weight, bias, y, dydz, *sizes, SLOPE, *more)
+    mask = dropout.mask(y, DropoutKey(SEED, 5, 1))
+    np.testing.assert_array_equal(dydz == 0, mask == 0)
+    _assert_gemm(y, ops.leaky_relu_forward(z, 0.2) * mask, x, weight, launcher)
     sure = np.abs(z) > 0.1  # on which side of 0 the others are is up to rounding
-    np.testing.assert_allclose(slopes[sure], ops.leaky_relu_backward(mask, z, 0.2)[sure], rtol=1e-6)
+    np.testing.assert_allclose(dydz[sure], ops.leaky_relu_backward(mask, z, 0.2)[sure], rtol=1e-6)
 
 
 @_BY_SHAPE
@@ -219,22 +221,22 @@ def test_backward_kernels(launcher: HostLauncher, shape: tuple[int, int, int], t
     dx = dz.astype(np.float64) @ weight.T
     sizes = (N(n), N(i), N(o))
     for kernel, expected, extra in (
-        ("backward_slopes", dx * before, ()),
+        ("backward_dydz", dx * before, ()),
         ("backward_leaky_relu", ops.leaky_relu_backward(dx, before, 0.2), (SLOPE,)),
         ("backward_tanh", ops.tanh_backward(dx, before), ()),
     ):
         found = _empty(n, i)
         _launch_tiled(launcher, kernel, tile, (n, i), dz, weight, before, found, *sizes, *extra)
         scale = 1.0 + np.abs(before).max() ** 2
-        _assert_product(found / scale, expected / scale, dz, weight.T, launcher)
+        _assert_gemm(found / scale, expected / scale, dz, weight.T, launcher)
 
 
 _ADAM = (2e-4, 0.9, 0.999, 1e-8)
 
 
-def _adam_step(step: int) -> Array:
-    """``AdamStep`` of device.cuh, for the update after ``step`` others."""
-    lr, beta1, beta2, epsilon = _ADAM
+def _adam_step(step: int, settings: tuple[float, float, float, float] = _ADAM) -> Array:
+    """``AdamStep`` of math.cuh, for the update after ``step`` others."""
+    lr, beta1, beta2, epsilon = settings
     rate, unbias = lr / (1.0 - beta1 ** (step + 1)), 1.0 / (1.0 - beta2 ** (step + 1))
     return np.array([beta1, beta2, 1.0 - beta1, 1.0 - beta2, epsilon, rate, unbias], np.float32)
 
@@ -244,9 +246,22 @@ def _parameters(count: int) -> list[Array]:
     return [_empty(count), _normal(count), _normal(count), np.abs(_normal(count))]
 
 
+def _assert_other_half(
+    launcher: HostLauncher, halves: list[Array], found: list[Array], before: list[Array], squares: Array
+) -> None:
+    """``halves``: after a kernel that had a null pointer for m. ``adam_update`` then ends with the bits of ``found``."""
+    for one, other in zip(halves, [found[0], *before[1:]], strict=True):
+        np.testing.assert_array_equal(one, other)
+    squares[...] = np.nan
+    launcher.launch("adam_update", (squares.size, 1), *halves, _adam_step(4), squares, N(halves[0].size))
+    for one, other in zip(halves, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(squares.sum(), (found[0].astype(np.float64) ** 2).sum(), rtol=1e-5)
+
+
 def _assert_updated(found: list[Array], before: list[Array], squares: Array) -> None:
     gradient, expected = found[0], [array.copy() for array in before[1:]]
-    ops.adam_update(expected[0], gradient, *expected[1:], 5, *_ADAM)
+    Adam(*_ADAM, *expected[1:], step=4).update(expected[0], gradient)
     for name, one, other in zip(("parameter", "m", "v"), found[1:], expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-8, err_msg=name)
     np.testing.assert_allclose(squares.sum(), (gradient.astype(np.float64) ** 2).sum(), rtol=1e-5)
@@ -259,11 +274,15 @@ def test_parameters(launcher: HostLauncher, shape: tuple[int, int, int], tile: t
     x, dz, before = _normal(n, i), _normal(n, o), _parameters(i * o + o)
     found, squares = [array.copy() for array in before], _empty(-(-i // tile[0]) * -(-o // tile[1]))
     arrays = (x, dz, *found, _adam_step(4), squares)
-    _launch_tiled(launcher, "backward_params", tile, (i, o), *arrays, N(n), N(i), N(o))
+    _launch_tiled(launcher, "update", tile, (i, o), *arrays, N(n), N(i), N(o))
     dweight, dbias = found[0][: i * o].reshape(i, o), found[0][i * o :]
-    _assert_product(dweight, x.T.astype(np.float64) @ dz, x.T, dz, launcher)
+    _assert_gemm(dweight, x.T.astype(np.float64) @ dz, x.T, dz, launcher)
     np.testing.assert_allclose(dbias, dz.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-5)
     _assert_updated(found, before, squares)
+    halves = [array.copy() for array in before]
+    arrays = (x, dz, *halves[:2], NULL, halves[3], _adam_step(4), squares)
+    _launch_tiled(launcher, "update", tile, (i, o), *arrays, N(n), N(i), N(o))
+    _assert_other_half(launcher, halves, found, before, squares)
 
 
 def test_three_passes_are_as_exact_as_float32(three: ctypes.CDLL) -> None:
@@ -293,7 +312,7 @@ def test_whichever_thread_goes_first_the_bits_are_the_same(three: ctypes.CDLL, o
             sizes = (N(n), N(i), N(o))
             _launch_tiled(launcher, "forward_tanh", tile, (n, o), x, weight, bias, y, *sizes)
             arrays = (x, dz, *parameters, _adam_step(4), squares)
-            _launch_tiled(launcher, "backward_params", tile, (i, o), *arrays, *sizes)
+            _launch_tiled(launcher, "update", tile, (i, o), *arrays, *sizes)
             results.append((y, *parameters, squares))
         for one, other in zip(*results, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -334,11 +353,11 @@ def test_head(three: ctypes.CDLL, logits: int, dropout: bool) -> None:
     n, i = 21, 72
     x, weight, bias = _normal(n, i), _normal(i, 1) / 8, _normal(1)
     target = np.resize([1.0, 0.0, 0.9], (n, 1)).astype(np.float32)
-    slopes = np.abs(_normal(n, i))
+    dydz = np.abs(_normal(n, i))
     output, dz, dz_before = _empty(n), _empty(n), _empty(n, i)
     launcher = HostLauncher(three)
     launcher.launch(
-        "head", (-(-n * 32 // 256), 1), x, weight, bias, target, slopes if dropout else NULL, output, dz, dz_before,
+        "head", (-(-n * 32 // 256), 1), x, weight, bias, target, dydz if dropout else NULL, output, dz, dz_before,
         N(n), N(i), SLOPE, N(logits),
     )  # fmt: skip
     z = ops.dense_forward(x, weight, bias)
@@ -348,7 +367,7 @@ def test_head(three: ctypes.CDLL, logits: int, dropout: bool) -> None:
         expected = ops.sigmoid_forward(z)
         expected_dz = ops.sigmoid_backward(ops.binary_cross_entropy_backward(expected, target), expected)
     expected_before = ops.dense_backward_dx(expected_dz, weight)
-    expected_before = expected_before * slopes if dropout else ops.leaky_relu_backward(expected_before, x, 0.2)
+    expected_before = expected_before * dydz if dropout else ops.leaky_relu_backward(expected_before, x, 0.2)
     np.testing.assert_allclose(output, expected[:, 0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(dz, expected_dz[:, 0], rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(dz_before, expected_before, rtol=1e-4, atol=1e-8)
@@ -356,10 +375,14 @@ def test_head(three: ctypes.CDLL, logits: int, dropout: bool) -> None:
     before = _parameters(i + 1)
     found, blocks = [array.copy() for array in before], -(-(i + 1) // 32)
     squares = _empty(blocks)
-    launcher.launch("head_params", (blocks, 1), x, dz, *found, _adam_step(4), squares, N(n), N(i))
+    launcher.launch("head_update", (blocks, 1), x, dz, *found, _adam_step(4), squares, N(n), N(i))
     dweight, dbias = ops.dense_backward_params(dz[:, None], x)
     np.testing.assert_allclose(found[0], np.append(dweight, dbias), rtol=1e-4, atol=1e-6)
     _assert_updated(found, before, squares)
+    halves = [array.copy() for array in before]
+    arrays = (x, dz, *halves[:2], NULL, halves[3], _adam_step(4), squares)
+    launcher.launch("head_update", (blocks, 1), *arrays, N(n), N(i))
+    _assert_other_half(launcher, halves, found, before, squares)
 
 
 def test_inputs(three: ctypes.CDLL) -> None:
@@ -369,16 +392,16 @@ def test_inputs(three: ctypes.CDLL) -> None:
     images, noise_d, noise_g = _empty(rows, 784), _empty(rows, 8), _empty(batch, 8)
     step = np.array([per_epoch * 9 + 2], np.uint32)
     threads = rows * 196 + -(-rows * z // 4) + -(-batch * z // 4) + 2
-    adam, (lr, *betas, epsilon) = _empty(2, 7), _ADAM
+    adam, other = _empty(2, 7), (1e-3, 0.5, 0.99, 1e-7)
     HostLauncher(three).launch(
         "inputs", (-(-threads // 256), 1), pixels, order, step, images, noise_d, noise_g, adam, N(rows), N(batch),
-        N(per_epoch), N(z), S(SEED), D(lr), D(2 * lr), *(D(beta) for beta in betas), D(epsilon),
+        N(per_epoch), N(z), S(SEED), *(D(each) for each in (*_ADAM, *other)),
     )  # fmt: skip
-    np.testing.assert_allclose(adam[0], _adam_step(int(step[0])), rtol=1e-6)
-    np.testing.assert_allclose(adam[1] / adam[0], [1, 1, 1, 1, 1, 2, 1], rtol=1e-6)
+    for constants, settings in zip(adam, (_ADAM, other), strict=True):
+        np.testing.assert_allclose(constants, _adam_step(int(step[0]), settings), rtol=1e-6)
     np.testing.assert_array_equal(images, scale_pixels(pixels[order[2 * batch : 2 * batch + rows]]))
     for site, noise in enumerate((noise_d, noise_g)):
-        expected = random.normal(SEED, Stream.LATENT, int(step[0]), site, (len(noise), z))
+        expected = philox.normal(SEED, Stream.LATENT, int(step[0]), site, (len(noise), z))
         np.testing.assert_allclose(noise[:, :z], expected, rtol=2e-6, atol=2e-6)
         assert np.isnan(noise[:, z:]).all()  # what pads the rows is left as it is
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cuda_host
@@ -21,26 +22,30 @@ from cupy_host import cupy as stand_in
 # The tests marked gpu, on the stand-in that the fixture of this file gives them; not those that take long on it.
 from test_gpu import (  # noqa: F401
     test_a_checkpoint_goes_from_one_backend_to_the_other,
+    test_a_diverged_run_is_told_its_first_tensor_that_is_not_finite,
     test_gradient_checks_on_the_device,
     test_gradients_have_the_accuracy_that_the_header_says,
     test_integers_masks_and_permutations_are_the_same_bits,
-    test_networks_without_fused_kernels_train_with_the_plain_maths,
     test_the_same_bits_every_time_in_parts_or_in_one_piece,
     test_train_twice_and_resume_give_the_same_bytes,
     test_twenty_fused_steps_are_those_of_the_plain_maths,
     test_twenty_steps_of_the_plain_maths_are_numpys,
+    test_update_is_gradients_and_then_adam,
+    test_without_fused_kernels_the_plain_maths_trains,
 )
 
-from npgan.nn import network as networks
+from npgan import gan
 from npgan.backend import Backend, select, to_numpy
 from npgan.bench import gpu as bench
 from npgan.bench import gpu_profile
 from npgan.cli import main
 from npgan.config import TrainConfig
-from npgan.data.mnist import scale_pixels
-from npgan.engines.cuda.graph import Epochs, iterate_epochs
+from npgan.data.batches import iterations_per_epoch, scale_pixels
+from npgan.engines.base import FusedEngine, ReferenceEngine
+from npgan.engines.cuda import graph
 from npgan.engines.cuda.device import THREADS, Gpu
-from npgan.gan import StepMetrics, TrainState, iterate, new_state
+from npgan.engines.cuda.kernels import CudaKernels
+from npgan.gan import StepMetrics, TrainState, new_state
 
 pytestmark = pytest.mark.skipif(cuda_host.COMPILER is None, reason="needs g++")
 
@@ -56,7 +61,7 @@ def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", stand_in)
         patch.setattr(RawModule, "folder", tmp_path_factory.mktemp("cuda"))
-        patch.setattr(networks, "_HIDDEN", (16, 24, 40))
+        patch.setattr(gan, "HIDDEN", (16, 24, 40))
         patch.setattr(test_gpu, "_IMAGES", test_gpu._IMAGES[:30])  # three batches of 8, and one of 6
         patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8))
         patch.setattr(test_gpu, "_FEW", (*test_gpu._FEW[:-1], "30", "--batch-size", "8"))
@@ -71,27 +76,38 @@ def gpu(cupy: Backend) -> Gpu:
 # --- whole training ----------------------------------------------------------------------------------------------------
 
 
-def _train_fused(backend: Backend, gpu: Gpu, config: TrainConfig) -> tuple[TrainState, Array]:
-    state = new_state(config, backend)
-    return state, np.concatenate(list(iterate_epochs(gpu, state, backend.to_device(_IMAGES), config)))
+def _iterations(config: TrainConfig) -> int:
+    return config.epochs * iterations_per_epoch(len(_IMAGES), config.batch_size)
+
+
+def _engine(backend: Backend, gpu: Gpu, config: TrainConfig) -> FusedEngine:
+    return FusedEngine(CudaKernels(gpu), new_state(config, backend), backend.to_device(_IMAGES), config)
+
+
+def _train_fused(
+    backend: Backend, gpu: Gpu, config: TrainConfig, iterations: int | None = None
+) -> tuple[TrainState, Array]:
+    engine = _engine(backend, gpu, config)
+    return engine.state, engine.run(iterations or _iterations(config))
 
 
 def _train_plainly(config: TrainConfig) -> tuple[TrainState, Array]:
+    """``train_step`` on NumPy."""
     state = new_state(config, select("numpy"))
-    return state, np.array([[float(value) for value in metrics] for metrics in iterate(state, _IMAGES, config)])
+    return state, ReferenceEngine(state, _IMAGES, config).run(_iterations(config))
 
 
 def _assert_same_run(one: tuple[TrainState, Array], other: tuple[TrainState, Array], tolerance: float) -> None:
     (state, metrics), (expected, expected_metrics) = one, other
-    assert state.step == expected.step == state.adam_d.step == state.adam_g.step
+    assert state.step == expected.step == state.optimizer_d.step == state.optimizer_g.step
     np.testing.assert_allclose(metrics, expected_metrics, rtol=50 * tolerance, atol=10 * tolerance)
-    for net, wanted, adam, wanted_adam in (
-        (state.generator, expected.generator, state.adam_g, expected.adam_g),
-        (state.discriminator, expected.discriminator, state.adam_d, expected.adam_d),
-    ):
-        arrays = [*zip(adam.tensors().values(), wanted_adam.tensors().values(), strict=True)]
-        for found, right in ((net.parameters, wanted.parameters), (net.gradients, wanted.gradients), *arrays):
-            assert np.linalg.norm(to_numpy(found) - right) < tolerance * np.linalg.norm(right)
+    for found, right in zip(_vectors(state), _vectors(expected), strict=True):
+        assert np.linalg.norm(to_numpy(found) - right) < tolerance * np.linalg.norm(right)
+
+
+def _vectors(state: TrainState) -> list[Array]:
+    both = (state.generator, state.optimizer_g), (state.discriminator, state.optimizer_d)
+    return [array for net, adam in both for array in (net.parameters, net.gradients, adam.m, adam.v)]
 
 
 @pytest.mark.parametrize(
@@ -110,65 +126,90 @@ def test_training_is_that_of_train_step(cupy: Backend, gpu: Gpu, changes: dict[s
     _assert_same_run(_train_fused(cupy, gpu, config), _train_plainly(config), 1e-4)
 
 
-def _early_and_late(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, config: TrainConfig) -> list[list[Array]]:
-    """Metrics and parameters of a run, where what runs beside does so as late as it may, and as early."""
+def _early_and_late(
+    cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, iterations: int | None = None
+) -> list[list[Array]]:
+    """Metrics and parameters of a run, where the side stream works as late as it may, and as early."""
     found = []
     for early in (False, True):
         monkeypatch.setattr(Stream, "early", early)
-        state, metrics = _train_fused(cupy, gpu, config)
+        state, metrics = _train_fused(cupy, gpu, _CONFIG, iterations)
         found.append([metrics, to_numpy(state.generator.parameters), to_numpy(state.discriminator.parameters)])
     return found
 
 
-def test_what_runs_beside_may_run_early_or_late(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    for one, other in zip(*_early_and_late(cupy, gpu, monkeypatch, _CONFIG), strict=True):
+def test_the_side_stream_may_be_early_or_late(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one, other in zip(*_early_and_late(cupy, gpu, monkeypatch), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_an_epoch_begun_elsewhere_is_finished(cupy: Backend, gpu: Gpu) -> None:
-    """As after a Ctrl-C where iterations are done one by one: the checkpoint is in the middle of an epoch."""
-    state, images = new_state(_CONFIG, cupy), cupy.to_device(_IMAGES)
-    steps = iterate(state, images, _CONFIG)
-    for _ in range(2):
-        next(steps)
-    done = list(iterate_epochs(gpu, state, images, _CONFIG))
-    assert [len(each) for each in done] == [4, 6, 6]
+    """As after a Ctrl-C: the checkpoint is in the middle of an epoch."""
+    engine = _engine(cupy, gpu, _CONFIG)
+    ReferenceEngine(engine.state, cupy.to_device(_IMAGES), _CONFIG).run(2)
+    done = [engine.run(iterations) for iterations in (4, 6, 6)]
     expected = _train_plainly(_CONFIG)
-    _assert_same_run((state, np.concatenate(done)), (expected[0], expected[1][2:]), 1e-4)
+    _assert_same_run((engine.state, np.concatenate(done)), (expected[0], expected[1][2:]), 1e-4)
 
 
 def test_launches_and_graphs(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[Graph] = []
     monkeypatch.setattr(Graph, "made", graphs)
-    epochs = Epochs(gpu, new_state(_CONFIG, cupy), cupy.to_device(_IMAGES), _CONFIG)
-    assert (epochs.per_epoch, epochs.whole, epochs.rest, epochs.together) == (6, 5, 4, 5)
-    epochs.finish_epoch()
+    engine = _engine(cupy, gpu, _CONFIG)
+    engine.run(1)
     assert graphs == []  # the first time launch by launch
+    engine.run(5)
+    assert [len(each.calls) for each in graphs] == [30]  # captured once, replayed four times; then the shorter batch
     for _ in range(2):
-        epochs.finish_epoch()
-    assert [len(graph.calls) for graph in graphs] == [5 * 30, 30]  # captured once each, then replayed
-    assert epochs.finish_epoch().shape == (6, len(StepMetrics._fields))
+        engine.run(6)
+    assert [len(each.calls) for each in graphs] == [30, 5 * 30, 30]
+    assert engine.run(6).shape == (6, len(StepMetrics._fields))
+
+
+@pytest.mark.parametrize(("images", "expected"), [(60_000, 39), (44 * 128, 22), (40 * 128, 40), (5, 1)])
+def test_iterations_in_a_graph(images: int, expected: int) -> None:
+    step: Any = SimpleNamespace(resident=SimpleNamespace(pixels=range(images)), config=TrainConfig())
+    assert graph._iterations_in_a_graph(step) == expected
+
+
+def test_a_run_waits_for_the_stream_that_made_its_arrays(cupy: Backend, gpu: Gpu) -> None:
+    expected, engine = _train_fused(cupy, gpu, _CONFIG, 2)[0].generator, _engine(cupy, gpu, _CONFIG)
+    found = engine.state.generator
+    late = found.parameters.get()
+    found.parameters[...] = 0.0
+    Stream.null.launch(lambda: found.parameters._values.__setitem__(..., late))
+    engine.run(2)
+    np.testing.assert_array_equal(found.parameters.get(), expected.parameters.get())
+
+
+def test_layers_that_the_kernels_cannot_do(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FusedEngine(CudaKernels(gpu), new_state(_CONFIG, cupy, np.float64), cupy.to_device(_IMAGES), _CONFIG)
+    with pytest.raises(ValueError, match="float32, got float64"):
+        engine.run(1)
+    monkeypatch.setattr(gan, "HIDDEN", (16, 20, 40))
+    with pytest.raises(ValueError, match="multiple of 8, got 20"):
+        _train_fused(cupy, gpu, _CONFIG)
 
 
 def test_a_run_goes_on_without_the_gpu(cupy: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--backend", "cupy", *test_gpu._FEW, "--epochs", "1", "--quiet", "--out", str(tmp_path)]) == 0
     assert main(["train", "--backend", "numpy", "--epochs", "2", "--quiet", "--resume", str(tmp_path)]) == 0
-    assert "goes on with backend numpy after cupy: the bytes" in capsys.readouterr().err
+    assert "with backend numpy after cupy: the bytes" in capsys.readouterr().err
 
 
 # --- the benchmark -----------------------------------------------------------------------------------------------------
 
 
-def test_the_benchmarks_contestants(cupy: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in {"_MNIST": 30, "_SIDE": 8, "_COPIED": 32, "_TIMES": 2, "_STEPS_OF_REFERENCE": 2}.items():
+def test_the_benchmarks_candidates(cupy: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in {"MNIST": 30, "SIDE": 8, "_COPIED": 32, "_TIMES": 2, "_STEPS_OF_REFERENCE": 2}.items():
         assert hasattr(bench, name)
         monkeypatch.setattr(bench, name, size)
-    for name, iterations in {"npgan fused": 3, "npgan reference": 2, "products peak": 2, "copy peak": 2}.items():
-        contestant = bench.make(f"fp32 {name}", 8)
-        contestant.run()
-        contestant.run()
-        assert contestant.iterations == iterations
-        assert contestant.launches is None or contestant.launches() == 30
+    for name, iterations in {"npgan fused": 3, "npgan reference": 2, bench.PEAK: 2, bench.COPY: 2}.items():
+        candidate = bench.make(name, 8, "fp32")
+        candidate.run()
+        candidate.run()
+        assert candidate.iterations == iterations
+        assert candidate.launches is None or candidate.launches() == 30
 
 
 def test_the_profile_times_every_launch_on_its_own(
@@ -176,10 +217,10 @@ def test_the_profile_times_every_launch_on_its_own(
 ) -> None:
     monkeypatch.setattr(gpu_profile, "_REPEATED", 2)
     gpu_profile.show_gpu_profile(8, "fp32")
-    printed = capsys.readouterr().out.splitlines()
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert len(printed) == 2 + 30 + 1  # a stand-in's clock: 0.1 ms for each graph
-    assert printed[2].split()[0] == "inputs" and printed[-2].split()[::2] == ["finish", "50.00"]
-    assert printed[-1] == f"{'30 launches, one after the other':<48}{30 * 50:>8.1f}"
+    assert printed[2][0] == "inputs" and printed[-2][::2] == ["finish", "50.00"]
+    assert printed[-1] == f"30 launches, one after the other {30 * 50:.1f}".split()
 
 
 # --- the stand-in notices ----------------------------------------------------------------------------------------------
@@ -199,19 +240,18 @@ def test_a_stream_that_nobody_waits_for(
         if joined[-1] != join:
             self._wait(self.main, self.side)
 
-    expected = _train_fused(cupy, gpu, replace(_CONFIG, epochs=1))
+    expected = _train_fused(cupy, gpu, _CONFIG, 1)
     monkeypatch.setattr(Gpu, "join", forgetful)
-    found = _train_fused(cupy, gpu, replace(_CONFIG, epochs=1))
-    name = ("discriminator", "generator")[join]
-    one, other = (to_numpy(getattr(state, name).parameters) for state, _ in (expected, found))
+    found = _train_fused(cupy, gpu, _CONFIG, 1)
+    one, other = (to_numpy(state.generator.parameters) for state, _ in (expected, found))
     assert not np.array_equal(one, other)
     if join == 1:
         with pytest.raises(AssertionError, match="not joined"):  # as CUDA would in a capture
-            _train_fused(cupy, gpu, _CONFIG)
+            _train_fused(cupy, gpu, _CONFIG, 2)
         Stream.capture = None
 
 
-@pytest.mark.parametrize("forgotten", [1, 0], ids=["the last product, which reads the weight", "everything"])
+@pytest.mark.parametrize("forgotten", [1, 0], ids=["the last GEMM, which reads the weight", "everything"])
 def test_a_stream_that_does_not_wait_for(
     cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, forgotten: int
 ) -> None:
@@ -224,15 +264,15 @@ def test_a_stream_that_does_not_wait_for(
         launch(self, *call)
 
     @contextmanager
-    def beside(self: Gpu) -> Iterator[None]:
+    def side_stream(self: Gpu) -> Iterator[None]:
         if forgotten:
             self.side.wait_event(before[0])
         with self.side:
             yield
 
     monkeypatch.setattr(Gpu, "launch", marked)
-    monkeypatch.setattr(Gpu, "beside", beside)
-    late, early = _early_and_late(cupy, gpu, monkeypatch, replace(_CONFIG, epochs=1))
+    monkeypatch.setattr(Gpu, "side_stream", side_stream)
+    late, early = _early_and_late(cupy, gpu, monkeypatch, 1)
     assert not np.array_equal(late[1], early[1])
 
 
@@ -273,7 +313,7 @@ def test_unwritten_memory_is_nan_and_a_number_is_a_view(cupy: Backend) -> None:
 def test_launches_that_cuda_would_refuse_or_get_wrong(cupy: Backend, gpu: Gpu) -> None:
     x, dz, *parameters = (stand_in.ones(shape, dtype=np.float32) for shape in ((4, 2), 4, 3, 3, 3, 3, 7, 1))
     arguments = [x, dz, *parameters, np.int32(4), np.int32(2)]
-    kernel = gpu._module.get_function("head_params")
+    kernel = gpu._module.get_function("head_update")
     for wrong in (arguments[:-1], [*arguments[:-1], 2], [*arguments[:-1], np.int64(2)], [dz.get(), *arguments[1:]]):
         with pytest.raises((AssertionError, TypeError)):
             kernel((1, 1), (THREADS,), tuple(wrong))
@@ -297,7 +337,4 @@ def test_launches_that_cuda_would_refuse_or_get_wrong(cupy: Backend, gpu: Gpu) -
 
 def test_scale_pixels_leaves_the_work_to_the_arrays_library(cupy: Backend) -> None:
     pixels = np.arange(256, dtype=np.uint8)
-    out = stand_in.empty(256, dtype=np.float32)
-    assert scale_pixels(cupy.to_device(pixels), out=out) is out
-    for found in (out, scale_pixels(cupy.to_device(pixels))):
-        np.testing.assert_array_equal(found.get(), scale_pixels(pixels))
+    np.testing.assert_array_equal(scale_pixels(cupy.to_device(pixels)).get(), scale_pixels(pixels))

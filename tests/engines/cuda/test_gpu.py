@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from npgan import engines as kernels
-from npgan.nn import philox as random
 from npgan.backend import Backend, select, to_numpy
-from npgan.runs.checkpoint import load, restore, save
 from npgan.cli import main
 from npgan.config import TrainConfig
+from npgan.data.batches import iterations_per_epoch
 from npgan.data.digits import render
-from npgan.errors import InputError
-from npgan.gradcheck.suite import run_levels
-from npgan.engines.cuda.graph import iterate_epochs
+from npgan.engines import Compute, choose
+from npgan.engines.base import Engine, FusedEngine, ReferenceEngine
 from npgan.engines.cuda.device import Gpu
+from npgan.engines.cuda.kernels import CudaKernels
+from npgan.engines.schedule import Parameters
+from npgan.errors import InputError
+from npgan.gan import TrainState, new_state
+from npgan.gradcheck.suite import run_levels
+from npgan.nn import philox
 from npgan.nn.layers import Dropout, DropoutKey
 from npgan.nn.network import Sequential
 from npgan.nn.philox import Stream
-from npgan.gan import TrainState, iterate, new_state
+from npgan.runs.checkpoint import load, restore, save
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # whatever CuPy or CUDA warn of
 
@@ -57,15 +60,23 @@ def _nets(state: TrainState) -> tuple[Sequential, Sequential]:
     return state.generator, state.discriminator
 
 
+def _trained(engine: Engine, state: TrainState, config: TrainConfig) -> tuple[TrainState, Array]:
+    """To the config's last epoch."""
+    return state, engine.run(config.epochs * iterations_per_epoch(len(_IMAGES), config.batch_size) - state.step)
+
+
 def _plain(backend: Backend, config: TrainConfig, dtype: Any = np.float32) -> tuple[TrainState, Array]:
     state = new_state(config, backend, dtype)
-    metrics = [[float(value) for value in each] for each in iterate(state, backend.to_device(_IMAGES), config)]
-    return state, np.array(metrics)
+    return _trained(ReferenceEngine(state, backend.to_device(_IMAGES), config), state, config)
+
+
+def _engine(backend: Backend, gpu: Gpu, state: TrainState, config: TrainConfig) -> FusedEngine:
+    return FusedEngine(CudaKernels(gpu), state, backend.to_device(_IMAGES), config)
 
 
 def _fused(backend: Backend, gpu: Gpu, config: TrainConfig) -> tuple[TrainState, Array]:
     state = new_state(config, backend)
-    return state, np.concatenate(list(iterate_epochs(gpu, state, backend.to_device(_IMAGES), config)))
+    return _trained(_engine(backend, gpu, state, config), state, config)
 
 
 # --- the plain maths on CuPy
@@ -74,14 +85,14 @@ def _fused(backend: Backend, gpu: Gpu, config: TrainConfig) -> tuple[TrainState,
 def test_integers_masks_and_permutations_are_the_same_bits(cupy: Backend) -> None:
     xp = cupy.xp
     for stream, site, step in itertools.product((Stream.INIT, Stream.DROPOUT), (0, 1003), (0, 2**31)):
-        words = [random.random_words(2**63 + 5, stream, step, site, 10_001, each) for each in (np, xp)]
+        words = [philox.random_words(2**63 + 5, stream, step, site, 10_001, each) for each in (np, xp)]
         np.testing.assert_array_equal(words[0], to_numpy(words[1]))
     for epoch in (0, 999):
-        orders = [random.permutation(7, epoch, 60_000, each) for each in (np, xp)]
+        orders = [philox.permutation(7, epoch, 60_000, each) for each in (np, xp)]
         np.testing.assert_array_equal(orders[0], to_numpy(orders[1]))
-    masks = [Dropout(0.3, 2).mask((256, 512), DropoutKey(3, 9, 1), np.float32, each) for each in (np, xp)]
+    masks = [Dropout(0.3).mask(each.zeros((256, 512), np.float32), DropoutKey(3, 9, 1)) for each in (np, xp)]
     np.testing.assert_array_equal(masks[0], to_numpy(masks[1]))
-    normals = [random.normal(7, Stream.LATENT, 3, 1, (128, 100), np.float32, each) for each in (np, xp)]
+    normals = [philox.normal(7, Stream.LATENT, 3, 1, (128, 100), np.float32, each) for each in (np, xp)]
     np.testing.assert_allclose(to_numpy(normals[1]), normals[0], rtol=1e-5, atol=2e-6)
 
 
@@ -103,7 +114,7 @@ def test_gradient_checks_on_the_device(cupy: Backend) -> None:
 
 
 def _compiled(cupy: Backend, passes: int) -> Gpu:
-    """Products in so many passes of TF32, or in none; skips where this GPU has no tensor cores for them."""
+    """GEMMs in so many passes of TF32, or in none; skips where this GPU has no tensor cores for them."""
     gpu = Gpu(cupy.xp, "tf32" if passes == 1 else "fp32")
     if passes == 0:
         gpu.compile(0)
@@ -137,9 +148,11 @@ def test_gradients_have_the_accuracy_that_the_header_says(cupy: Backend, passes:
 
 def test_the_same_bits_every_time_in_parts_or_in_one_piece(cupy: Backend, gpu: Gpu) -> None:
     (one, metrics), (other, other_metrics) = (_fused(cupy, gpu, _CONFIG) for _ in range(2))
-    parts = new_state(_CONFIG, cupy)
-    for epochs in (2, 5):
-        list(iterate_epochs(gpu, parts, cupy.to_device(_IMAGES), replace(_CONFIG, epochs=epochs)))
+    parts, in_parts = new_state(_CONFIG, cupy), []
+    for runs in ([1, 2, 7], [10]):  # over the end of an epoch, and in another engine
+        engine = _engine(cupy, gpu, parts, _CONFIG)
+        in_parts += [engine.run(iterations) for iterations in runs]
+    np.testing.assert_array_equal(metrics, np.concatenate(in_parts))
     np.testing.assert_array_equal(metrics, other_metrics)
     for net, second, third in zip(_nets(one), _nets(other), _nets(parts), strict=True):
         np.testing.assert_array_equal(to_numpy(net.parameters), to_numpy(second.parameters))
@@ -150,6 +163,37 @@ def test_the_fused_loss_is_finite_and_falls(cupy: Backend, gpu: Gpu) -> None:
     metrics = _fused(cupy, gpu, replace(_CONFIG, epochs=40))[1]
     assert np.isfinite(metrics).all()
     assert metrics[8:40, 0].mean() < 0.8 * metrics[:2, 0].mean()  # D learns to tell; later G has its turns
+
+
+def test_update_is_gradients_and_then_adam(cupy: Backend, gpu: Gpu) -> None:
+    """Not to the bit, as a compiler may fuse other multiplications and additions in another kernel."""
+
+    class InHalves(CudaKernels):
+        def update(self, x: Array, dz: Array, p: Parameters, step: Array) -> None:
+            self.gradients(x, dz, p)
+            self.adam(p, step)
+
+    ends = []
+    for table in (CudaKernels, InHalves):
+        state = new_state(_CONFIG, cupy)
+        metrics = FusedEngine(table(gpu), state, cupy.to_device(_IMAGES), _CONFIG).run(4)
+        ends.append([metrics, *(array for net in _nets(state) for array in (net.parameters, net.gradients))])
+    for one, other in zip(*ends, strict=True):
+        assert _relative(one, other) < 1e-4
+
+
+@pytest.mark.parametrize(("net", "tensor"), [("discriminator", "3.weight"), ("generator", "2.weight")])
+def test_a_diverged_run_is_told_its_first_tensor_that_is_not_finite(
+    cupy: Backend, gpu: Gpu, net: str, tensor: str
+) -> None:
+    state = new_state(_CONFIG, cupy)
+    engine = _engine(cupy, gpu, state, _CONFIG)
+    assert np.isfinite(engine.run(2)).all()
+    assert all(np.isfinite(to_numpy(array)).all() for _, _, array in engine.tensors())
+    getattr(state, net).tensors[tensor][0, 0] = np.nan
+    assert np.isnan(engine.run(1)).any()
+    first = next(found for *found, array in engine.tensors() if not np.isfinite(to_numpy(array)).all())
+    assert first == [net, f"output of layer {tensor[0]} (Dense)"]
 
 
 # --- the program
@@ -163,7 +207,7 @@ def test_a_checkpoint_goes_from_one_backend_to_the_other(cupy: Backend, gpu: Gpu
     for backend in (select("numpy"), cupy):
         state = restore(checkpoint, backend)
         assert state.step == 8
-        list(iterate(state, backend.to_device(_IMAGES), replace(_CONFIG, epochs=3)))
+        ReferenceEngine(state, backend.to_device(_IMAGES), _CONFIG).run(4)
         ends.append(state)
     for net, wanted in zip(_nets(ends[1]), _nets(ends[0]), strict=True):
         assert _relative(net.parameters, wanted.parameters) < 1e-3
@@ -188,13 +232,18 @@ def test_train_twice_and_resume_give_the_same_bytes(cupy: Backend, tmp_path: Pat
     assert (tmp_path / "a/samples/epoch-00003.png").stat().st_size > 1000
 
 
-def test_networks_without_fused_kernels_train_with_the_plain_maths(cupy: Backend, tmp_path: Path) -> None:
-    flags = ["--preset", "paper-2014", *_FEW, "--epochs", "1", "--quiet"]
-    assert main(["train", "--backend", "cupy", *flags, "--out", str(tmp_path / "run")]) == 0
-    chosen = kernels.select_for_gpu("auto", cupy.xp, "fp32", "no kernels for these")
-    assert (chosen.name, chosen.reason) == ("reference", "no kernels for these")
-    with pytest.raises(InputError, match="--kernels fused: no kernels for these"):
-        kernels.select_for_gpu("fused", cupy.xp, "fp32", "no kernels for these")
+def test_without_fused_kernels_the_plain_maths_trains(
+    cupy: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Gpu, passes: int) -> None:
+        raise InputError("not with this CUDA")
+
+    monkeypatch.setattr(Gpu, "compile", refuse)
+    assert main(["train", "--backend", "cupy", *_FEW, "--epochs", "1", "--quiet", "--out", str(tmp_path / "run")]) == 0
+    chosen = choose(Compute("cupy"), cupy)
+    assert (chosen.name, chosen.reason) == ("reference", "not with this CUDA")
+    with pytest.raises(InputError, match="--kernels fused: not with this CUDA"):
+        choose(Compute("cupy", kernels="fused"), cupy)
 
 
 def test_too_little_memory_is_one_line(cupy: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
