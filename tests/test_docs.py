@@ -1,4 +1,4 @@
-"""The docs: the flags are those there are. The course: its snippets run, the gradient checker passes its answers, and the code it quotes is the code there is."""
+"""The docs: the table of flags is that of the config; the course's snippets run, its answers pass, its quotes are the code."""
 
 from __future__ import annotations
 

@@ -93,7 +93,9 @@ def launches(backend: Backend, config: TrainConfig, multiprocessors: int) -> int
     nothing = backend.xp.zeros((1, 784), dtype=np.uint8)
     counter = _Counter(multiprocessors)
     resident = Resident(nothing, nothing, nothing, nothing)
-    FusedStep(CudaKernels(counter), new_state(config, backend), config, resident, config.batch_size).launch()
+    FusedStep(
+        CudaKernels(counter, backend.xp), new_state(config, backend), config, resident, config.batch_size
+    ).launch()
     return counter.launches
 
 

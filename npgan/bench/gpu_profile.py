@@ -30,7 +30,7 @@ def show_gpu_profile(batch: int, precision: str) -> None:
         xp.zeros((1, len(StepMetrics._fields)), dtype=np.float32),
     )  # fmt: skip
     stopwatch = Stopwatch(Gpu(xp, precision), xp.cuda)
-    step = FusedStep(CudaKernels(stopwatch), new_state(config, backend), config, resident, batch)
+    step = FusedStep(CudaKernels(stopwatch, xp), new_state(config, backend), config, resident, batch)
     backend.synchronize()
     step.launch()
     print(f"{backend.device}, {precision}, batch {batch}: microseconds of each launch on its own, best of {_REPLAYS}")

@@ -112,7 +112,7 @@ def _cuda(compute: Compute, backend: Backend, report: Report) -> Choice:
     with _notice(report):
         gpu = Gpu(backend.xp, compute.precision or "fp32")
     reason = f"iterations as CUDA graphs, {gpu.gemm}"
-    return Choice("fused", reason, "", None, lambda *run: FusedEngine(CudaKernels(gpu), *run))
+    return Choice("fused", reason, "", None, lambda *run: FusedEngine(CudaKernels(gpu, backend.xp), *run))
 
 
 def _compile_elsewhere() -> None:

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npgan.data import idx
+from npgan.data.idx import IdxError, read_idx, write_idx
 from npgan.data.mnist import load_dataset
 from npgan.errors import InputError
-from npgan.data.idx import IdxError, read_idx, write_idx
 
 REAL_MNIST = Path(__file__).parents[3] / "shared" / "mnist"
 

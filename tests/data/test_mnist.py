@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgan.data import mnist as data
 from npgan.data import digits
+from npgan.data import mnist as data
+from npgan.data.idx import write_idx
 from npgan.data.mnist import DownloadError, load_dataset
 from npgan.errors import InputError
-from npgan.data.idx import write_idx
 
 NAMES = tuple(data.MNIST_SHA256)
 TRAIN_IMAGES, TRAIN_LABELS = NAMES[0], NAMES[1]

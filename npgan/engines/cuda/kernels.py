@@ -7,8 +7,8 @@ boundaries.
 from __future__ import annotations
 
 import math
-import sys
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,17 @@ _NULL = np.uint64(0)
 class CudaKernels:
     """The table. On a ``Gpu`` iterations become graphs; another launcher gets them launch by launch, on whatever stream."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher, xp: ModuleType) -> None:
+        """``xp``: CuPy."""
         self.launcher = launcher
-        self._cupy = sys.modules["cupy"]  # ``backend`` has imported it
+        self._xp = xp
         self._graphs = Graphs(launcher) if isinstance(launcher, Gpu) else None
 
     def empty(self, rows: int, width: int) -> Array:
         """A width that is not a multiple of 4 has zeros behind it, up to the next one: kernels copy four numbers at a time."""
         if width % 4:
-            return self._cupy.zeros((rows, width + -width % 4), _f)[:, :width]
-        return self._cupy.empty((rows, width), _f)
+            return self._xp.zeros((rows, width + -width % 4), _f)[:, :width]
+        return self._xp.empty((rows, width), _f)
 
     def stream(self) -> AbstractContextManager[object]:
         return self._graphs.stream() if self._graphs else nullcontext()

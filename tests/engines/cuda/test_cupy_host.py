@@ -81,7 +81,7 @@ def _iterations(config: TrainConfig) -> int:
 
 
 def _engine(backend: Backend, gpu: Gpu, config: TrainConfig) -> FusedEngine:
-    return FusedEngine(CudaKernels(gpu), new_state(config, backend), backend.to_device(_IMAGES), config)
+    return FusedEngine(CudaKernels(gpu, backend.xp), new_state(config, backend), backend.to_device(_IMAGES), config)
 
 
 def _train_fused(
@@ -183,7 +183,9 @@ def test_a_run_waits_for_the_stream_that_made_its_arrays(cupy: Backend, gpu: Gpu
 
 
 def test_layers_that_the_kernels_cannot_do(cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = FusedEngine(CudaKernels(gpu), new_state(_CONFIG, cupy, np.float64), cupy.to_device(_IMAGES), _CONFIG)
+    engine = FusedEngine(
+        CudaKernels(gpu, cupy.xp), new_state(_CONFIG, cupy, np.float64), cupy.to_device(_IMAGES), _CONFIG
+    )
     with pytest.raises(ValueError, match="float32, got float64"):
         engine.run(1)
     monkeypatch.setattr(gan, "HIDDEN", (16, 20, 40))

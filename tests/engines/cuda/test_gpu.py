@@ -71,7 +71,7 @@ def _plain(backend: Backend, config: TrainConfig, dtype: Any = np.float32) -> tu
 
 
 def _engine(backend: Backend, gpu: Gpu, state: TrainState, config: TrainConfig) -> FusedEngine:
-    return FusedEngine(CudaKernels(gpu), state, backend.to_device(_IMAGES), config)
+    return FusedEngine(CudaKernels(gpu, backend.xp), state, backend.to_device(_IMAGES), config)
 
 
 def _fused(backend: Backend, gpu: Gpu, config: TrainConfig) -> tuple[TrainState, Array]:
@@ -176,7 +176,7 @@ def test_update_is_gradients_and_then_adam(cupy: Backend, gpu: Gpu) -> None:
     ends = []
     for table in (CudaKernels, InHalves):
         state = new_state(_CONFIG, cupy)
-        metrics = FusedEngine(table(gpu), state, cupy.to_device(_IMAGES), _CONFIG).run(4)
+        metrics = FusedEngine(table(gpu, cupy.xp), state, cupy.to_device(_IMAGES), _CONFIG).run(4)
         ends.append([metrics, *(array for net in _nets(state) for array in (net.parameters, net.gradients))])
     for one, other in zip(*ends, strict=True):
         assert _relative(one, other) < 1e-4
