@@ -118,7 +118,7 @@ _COMMANDS = {
     "inspect": _inspect,
     "bench": _bench,
 }
-_SHOW_BLAS = ("train", "bench")  # commands that say how NumPy's matrix products were set up
+_SHOW_BLAS = ("train", "bench")  # commands that say how NumPy's matmuls were set up
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,7 +52,7 @@ class Choice:
     name: str  # "reference" or "fused"
     reason: str  # why, for the run's header
     gemm: str  # what multiplies matrices on a CPU, for the header; "" on a GPU
-    sums: str | None  # what decides the order in which products are summed, so their bytes; None on a GPU
+    sums: str | None  # what decides the order in which matmuls are summed, so their bytes; None on a GPU
     start: Start
 
 

@@ -279,7 +279,7 @@ class TrainingDisplay:
 
         console = self._console
         color = (
-            console.color_system in {"256", "truecolor"}  # 16 colours have four greys: the ramp shows more
+            console.color_system in {"256", "truecolor"}  # 16 colors have four grays: the ramp shows more
             and not console.no_color
             and console.encoding.startswith("utf")
         )

@@ -111,7 +111,7 @@ def loss_curves(
     """Both losses over the epochs, ``height`` lines of ``width`` cells, without a newline at the end.
 
     The three sequences have one length >= 1 (else ValueError). A loss that is not finite leaves a gap in its curve.
-    ``color``: braille dots in two colours, with escape codes. Otherwise pure ASCII, the curves drawn as d and g.
+    ``color``: braille dots in two colors, with escape codes. Otherwise pure ASCII, the curves drawn as d and g.
     """
     import plotext
 

@@ -1,7 +1,7 @@
-"""Settings of NumPy's matrix products that are read once, when NumPy is imported: so NumPy is not imported here.
+"""Settings of NumPy's matmuls that are read once, when NumPy is imported: so NumPy is not imported here.
 
 OpenBLAS has kernels ("cores") per processor and picks by the processor's name, unless OPENBLAS_CORETYPE names one. On a
-2-core Zen 5 its AVX-512 kernels do the products of an iteration in 12 ms, those for AVX2 in 20. OpenBLAS releases older
+2-core Zen 5 its AVX-512 kernels do the matmuls of an iteration in 12 ms, those for AVX2 in 20. OpenBLAS releases older
 than a processor take AVX2 for it: npgan then names the AVX-512 core. Intel's processors tell OpenBLAS by their flags.
 """
 
@@ -24,20 +24,20 @@ _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS
 
 @dataclass(frozen=True)
 class Blas:
-    """How NumPy's matrix products were set up in this process."""
+    """How NumPy's matmuls were set up in this process."""
 
     threads: int = 1
     reason: str = ""  # why this core
-    asked: bool = False  # by naming a core: then npgan's own products are left off
+    asked: bool = False  # by naming a core: then npgan's own GEMM is left off
 
     def describe(self) -> str:
-        """For the run's header: what NumPy's products really run on."""
+        """For the run's header: what NumPy's matmuls really run on."""
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
         core = core_in_use()
         return f"OpenBLAS, {core} core ({self.reason}), {threads}" if core else f"not by OpenBLAS, {threads}"
 
     def sums(self) -> str:
-        """What decides the order in which a product is summed, so its bytes."""
+        """What decides the order in which a matmul is summed, so its bytes."""
         return f"{core_in_use()} x {self.threads}"
 
 

@@ -1,12 +1,12 @@
-"""Matrix products for AVX-512 in place of BLAS's: float32, of matrices that lie by rows or by columns, compiled by numba.
+"""GEMM for AVX-512 in place of BLAS's: float32, of matrices that lie by rows or by columns, compiled by numba.
 
-A batch of this model is small, so BLAS spends a good part of a product on copying both factors into the order that its
-inner loop likes, and on waking its threads. The way ``cpu`` keeps its arrays, little of that is needed. Everything here is
+A batch of this model is small, so BLAS spends a good part of a matmul on copying both factors into the order that its
+inner loop likes, and on waking its threads. The way ``kernels`` keeps its arrays, little of that is needed. Everything here is
 C = A·B with C by rows; x, y and dz lie by columns, so their transposes lie by rows (letters as in ``ops``):
 
     dxᵀ (I, N) = W (I, O) · dzᵀ (O, N)    both by rows: used as they lie
     yᵀ (O, N) = Wᵀ (O, I) · xᵀ (I, N)     A by columns: 64 rows of it at a time are packed into panels
-    dW (I, O) = xᵀ (I, N) · dz (N, O)     B by columns: 32 columns of it at a time are turned into a panel
+    dW (I, O) = xᵀ (I, N) · dz (N, O)     B by columns: 32 columns of it at a time are transposed into a panel
 
 The inner kernel (``_tile``; the name is Goto and van de Geijn's, 2008) keeps 8 rows of two vectors of C in 16 registers
 while it runs through the depth: two vectors of B, eight numbers of A, sixteen fused multiply-adds. Every number of C is
@@ -47,14 +47,14 @@ def suitable() -> bool:
 
 
 class Gemm:
-    """``gemm(a, b, out)``: a·b into ``out``, by the products below or by NumPy's BLAS. Shapes: (M, K)·(K, N) → (M, N)."""
+    """``gemm(a, b, out)``: a·b into ``out``, by the GEMM below or by NumPy's BLAS. Shapes: (M, K)·(K, N) → (M, N)."""
 
     def __init__(self, own: bool) -> None:
         self.own = own
-        self._room = np.empty(0, np.float32)  # what they pack and turn parts of A and B into, used again and again
+        self._scratch = np.empty(0, np.float32)  # what they pack and turn parts of A and B into, used again and again
 
     def describe(self) -> str:
-        """For the run's header: how these products are run, "" where BLAS's are."""
+        """For the run's header: "" where it is BLAS's."""
         count = numba.get_num_threads()
         threads = f"{count} thread{'s' if count != 1 else ''}"
         return (
@@ -82,18 +82,18 @@ class Gemm:
             _rows_by_columns(a, b, out, shares, self._space(shares * depth * _TILE))
         elif a_by_columns and b_by_columns:
             space = self._space(b.size + shares * depth * _PANELS * _ROWS)
-            turned = space[: b.size]
-            _turn(b, turned, b.shape[1])
-            _columns_by_rows(a, turned.reshape(b.shape), out, shares, space[b.size :])
+            transposed = space[: b.size]
+            _transpose_panel(b, transposed, b.shape[1])
+            _columns_by_rows(a, transposed.reshape(b.shape), out, shares, space[b.size :])
         else:
             return False
         return True
 
     def _space(self, count: int) -> np.ndarray:
         """Room for ``count`` numbers, the same at every call."""
-        if self._room.size < count:
-            self._room = np.empty(count, np.float32)
-        return self._room
+        if self._scratch.size < count:
+            self._scratch = np.empty(count, np.float32)
+        return self._scratch
 
 
 # --- what the compiler is told ---------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ _edge_tile = _make_tile(_ROWS, 1, masked=True)
 _row_tile = _make_tile(1, 1, masked=True)
 
 
-# --- the products ----------------------------------------------------------------------------------------------------
+# --- the four GEMMs --------------------------------------------------------------------------------------------------
 
 
 _MATRICES = "float32[:, :], float32[:, :], float32[:, :], int64"
@@ -291,7 +291,7 @@ def _columns_by_rows(a, b, c, shares, space):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(float32[:, :], float32[::1], int64)")
-def _turn(b, rows, pitch):  # type: ignore[no-untyped-def]
+def _transpose_panel(b, rows, pitch):  # type: ignore[no-untyped-def]
     """``b``, which lies by columns, by rows: row k to ``rows[k * pitch :]``."""
     depth, columns = b.shape
     square, wide = depth - depth % _LANES, columns - columns % _LANES
@@ -313,7 +313,7 @@ def _rows_by_columns(a, b, c, shares, space):  # type: ignore[no-untyped-def]
         panel = space[share * depth * _TILE : (share + 1) * depth * _TILE]  # [k, column]
         for j in range(tiles * share // shares * _TILE, min(tiles * (share + 1) // shares * _TILE, columns), _TILE):
             width = min(_TILE, columns - j)
-            _turn(b[:, j : j + width], panel, _TILE)
+            _transpose_panel(b[:, j : j + width], panel, _TILE)
             for r in range(0, rows, _ROWS):
                 height = min(_ROWS, rows - r)
                 _tiles(a, r * ar, ar, 1, panel, 0, _TILE, c, r * cr + j, cr, depth, height, width)

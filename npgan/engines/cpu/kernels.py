@@ -1,7 +1,7 @@
-"""The fused kernels for a CPU, compiled ahead by numba; float32 only. Matrix products are those of ``gemm``.
+"""The fused kernels for a CPU, compiled ahead by numba; float32 only. Matmuls are those of ``gemm``.
 
 Activations are stored column by column: an (N, O) array here is in Fortran order, so a compiled loop sees (O, N) with the
-rows of a batch side by side. Why: (1) products need less copying (``gemm``), and OpenBLAS is faster with it too;
+rows of a batch side by side. Why: (1) matmuls need less copying (``gemm``), and OpenBLAS is faster with it too;
 (2) a bias is one number for a whole inner loop and its gradient the sum of one; (3) eight columns of a row are one Philox
 block, so a loop over rows draws eight columns' masks, vectorized.
 
@@ -159,7 +159,7 @@ def _retype(typing_context, array):  # type: ignore[no-untyped-def]
 _row: Any = intrinsic(_retype)
 
 
-# --- epilogues of forward products -----------------------------------------------------------------------------------
+# --- epilogues of forward matmuls ------------------------------------------------------------------------------------
 
 
 @shared("void(float32[:, :], float32[::1], float32)")
@@ -203,7 +203,7 @@ def _add_bias(y, bias):  # type: ignore[no-untyped-def]
             row[n] += b
 
 
-# --- epilogues of products that go back: what comes in as dy is multiplied by ∂y/∂z in place -----------------------------
+# --- epilogues of backward matmuls: dy is multiplied by ∂y/∂z in place -----------------------------------------------------
 
 
 @shared("void(float32[:, :], float32, float32[:, :])")
