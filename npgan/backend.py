@@ -15,6 +15,7 @@ import numpy as np
 from npgan.errors import InputError
 
 Array = Any  # numpy.ndarray or cupy.ndarray: the two have no common type
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)

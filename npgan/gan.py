@@ -16,37 +16,41 @@ from npgan.backend import Array, Backend, array_module
 from npgan.config import TrainConfig
 from npgan.data.batches import scale_pixels
 from npgan.nn import ops, philox
-from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.layers import Dense, Dropout, DropoutKey, LeakyReLU, Sigmoid, Tanh
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
 
 IMAGE_PIXELS = 784  # 28 × 28
-HIDDEN = (256, 512, 1024)  # the generator's widths; the discriminator has them in reverse
 DISCRIMINATOR_SITE = 1000  # where the discriminator's initial draws start, past the generator's
 LATENT_D, LATENT_G = 0, 1  # sites of the two noise batches of a step
 PASS_D, PASS_G = 0, 1  # the discriminator's forward passes that may use dropout
 
 
 def generator(latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
-    """latent → 256 → 512 → 1024, each leaky ReLU; → 784, tanh: pixels in (−1, 1). All parameters 0."""
-    layers: list[Layer] = []
-    for width, hidden in zip((latent_dim, *HIDDEN), HIDDEN, strict=False):
-        layers += [Dense(width, hidden), LeakyReLU(slope)]
-    return Sequential([*layers, Dense(HIDDEN[-1], IMAGE_PIXELS), Tanh()], dtype, xp)
+    """Noise (N, Z) → images (N, 784), pixels in (−1, 1). All parameters are 0 until ``initialize``."""
+    layers = [
+        Dense(latent_dim, 256), LeakyReLU(slope),
+        Dense(256, 512), LeakyReLU(slope),
+        Dense(512, 1024), LeakyReLU(slope),
+        Dense(1024, IMAGE_PIXELS), Tanh(),
+    ]  # fmt: skip
+    return Sequential(layers, dtype, xp)
 
 
 def discriminator(
     dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np
 ) -> Sequential:
-    """784 → 1024 → 512 → 256, each leaky ReLU and dropout; → 1, sigmoid: the probability of a real image.
+    """Images (N, 784) → the probability that each is real (N, 1). All parameters are 0 until ``initialize``.
 
-    With ``logits`` the sigmoid is left off, for the loss on logits. All parameters 0.
+    With ``logits`` the sigmoid is left off, for the loss on logits.
     """
-    layers: list[Layer] = []
-    for width, hidden in zip((IMAGE_PIXELS, *HIDDEN[::-1]), HIDDEN[::-1], strict=False):
-        layers += [Dense(width, hidden), LeakyReLU(slope), Dropout(dropout)]
-    layers.append(Dense(HIDDEN[0], 1))
-    return Sequential(layers if logits else [*layers, Sigmoid()], dtype, xp)
+    layers = [
+        Dense(IMAGE_PIXELS, 1024), LeakyReLU(slope), Dropout(dropout),
+        Dense(1024, 512), LeakyReLU(slope), Dropout(dropout),
+        Dense(512, 256), LeakyReLU(slope), Dropout(dropout),
+        Dense(256, 1), Sigmoid(),
+    ]  # fmt: skip
+    return Sequential(layers[:-1] if logits else layers, dtype, xp)
 
 
 @dataclass

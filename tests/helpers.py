@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from npgan.config import TrainConfig
 from npgan.engines import Choice
 from npgan.engines.base import Engine, Tensor
 from npgan.gan import TrainState
+from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.network import Sequential
 
 
 class _Watched:
@@ -43,3 +46,22 @@ def after_steps(choose: Callable[..., Choice], after: dict[int, Callable[[TrainS
         return replace(choice, start=start)
 
     return chosen
+
+
+def small_networks(widths: tuple[int, int, int]) -> dict[str, Callable[..., Sequential]]:
+    """Stand-ins for ``gan.generator`` and ``gan.discriminator`` by name: the same layers, narrower."""
+    a, b, c = widths
+
+    def generator(latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+        layers: list[Layer] = [Dense(latent_dim, a), LeakyReLU(slope), Dense(a, b), LeakyReLU(slope)]
+        return Sequential([*layers, Dense(b, c), LeakyReLU(slope), Dense(c, 784), Tanh()], dtype, xp)
+
+    def discriminator(
+        dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np
+    ) -> Sequential:
+        layers: list[Layer] = []
+        for width, hidden in ((784, c), (c, b), (b, a)):
+            layers += [Dense(width, hidden), LeakyReLU(slope), Dropout(dropout)]
+        return Sequential([*layers, Dense(a, 1), *([] if logits else [Sigmoid()])], dtype, xp)
+
+    return {"generator": generator, "discriminator": discriminator}

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,14 @@ class Compute:
     precision: str | None = None  # fp32 or tf32; None: fp32
     kernels: str = "auto"  # one of KERNELS
     blas: Blas = field(default_factory=Blas)
+
+    def as_before(self, runtime: dict[str, Any]) -> Compute:
+        """What this leaves open is, where it can be, as the ``runtime`` of a checkpoint has it."""
+        backend = "numpy" if self.backend == "auto" and runtime.get("backend") == "numpy" else self.backend
+        kernels = "reference" if self.kernels == "auto" and runtime.get("kernels") == "reference" else self.kernels
+        same = runtime.get("backend") == backend or backend == "auto"
+        precision = self.precision or (runtime.get("precision") if same else None)
+        return replace(self, backend=backend, precision=precision, kernels=kernels)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.backend import Array, array_module
+from npgan.backend import Array, Shape, array_module
 from npgan.nn import ops, philox
 
 
@@ -35,7 +35,7 @@ class Layer:
     in ``backward``; one without needs ``forward`` and ``backward`` only.
     """
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> dict[str, Shape]:
         return {}
 
     def initialize(self, seed: int, site: int) -> None:
@@ -68,7 +68,7 @@ class Dense(Layer):
         self.in_features = in_features
         self.out_features = out_features
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> dict[str, Shape]:
         return {"weight": (self.in_features, self.out_features), "bias": (self.out_features,)}
 
     def initialize(self, seed: int, site: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from npgan.backend import Array
+from npgan.backend import Array, Shape
 
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # added to the key before each further round
@@ -81,13 +81,7 @@ def random_halfwords(seed: int, stream: Stream, step: int, site: int, count: int
 
 
 def uniform(
-    seed: int,
-    stream: Stream,
-    step: int,
-    site: int,
-    shape: tuple[int, ...],
-    dtype: Any = np.float32,
-    xp: ModuleType = np,
+    seed: int, stream: Stream, step: int, site: int, shape: Shape, dtype: Any = np.float32, xp: ModuleType = np
 ) -> Array:
     """Uniform numbers strictly between 0 and 1, shape ``shape``: (⌊word / 2⁹⌋ + ½)·2⁻²³.
 
@@ -101,13 +95,7 @@ def uniform(
 
 
 def normal(
-    seed: int,
-    stream: Stream,
-    step: int,
-    site: int,
-    shape: tuple[int, ...],
-    dtype: Any = np.float32,
-    xp: ModuleType = np,
+    seed: int, stream: Stream, step: int, site: int, shape: Shape, dtype: Any = np.float32, xp: ModuleType = np
 ) -> Array:
     """Standard normal numbers by Box and Muller's transform (1958), in ``dtype`` arithmetic.
 

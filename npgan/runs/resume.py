@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from npgan.config import TrainConfig, flag_name
-from npgan.engines import Compute
 from npgan.errors import InputError
 from npgan.runs.checkpoint import Checkpoint
 from npgan.runs.folder import RunFolder
@@ -63,12 +62,3 @@ def resumed_config(saved: TrainConfig, flags: dict[str, Any], dataset: str) -> T
     if epochs < saved.epochs:
         raise InputError(f"--resume: --epochs {epochs} is less than the run's {saved.epochs}; it may only grow")
     return replace(saved, epochs=epochs)
-
-
-def as_before(asked: Compute, before: dict[str, Any]) -> Compute:
-    """``asked``, where what it leaves open is, if it can be, as the checkpoint's ``runtime`` has it."""
-    backend = "numpy" if asked.backend == "auto" and before.get("backend") == "numpy" else asked.backend
-    kernels = "reference" if asked.kernels == "auto" and before.get("kernels") == "reference" else asked.kernels
-    same = before.get("backend") == backend or backend == "auto"
-    precision = asked.precision or (before.get("precision") if same else None)
-    return replace(asked, backend=backend, precision=precision, kernels=kernels)

@@ -34,7 +34,7 @@ from npgan.runs.health import (
     samples_alike,
     spread,
 )  # fmt: skip
-from npgan.runs.resume import as_before, file_config, resumed_config, what_changed
+from npgan.runs.resume import file_config, resumed_config, what_changed
 from npgan.runs.sample import noise_vectors
 
 RUNS = Path("runs")
@@ -172,7 +172,7 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
     before = checkpoint.runtime
     config = resumed_config(file_config(run, checkpoint), request.config, request.data.dataset)
     keeping = run.read_keeping().updated(request.keeping)
-    compute = as_before(request.compute, before)
+    compute = request.compute.as_before(before)
     backend, choice = _chosen(compute, request.compute, config, report)
     folder = request.data.folder or (Path(recorded) if (recorded := before.get("data_dir")) else None)
     data = first_images(load_dataset(config.dataset, folder, report=report), config.train_images)

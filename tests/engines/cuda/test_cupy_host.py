@@ -18,6 +18,7 @@ import test_gpu
 from cuda_streams import Event, Graph, Stream
 from cupy_host import REAL, RawModule
 from cupy_host import cupy as stand_in
+from helpers import small_networks
 
 # The tests marked gpu, on the stand-in that the fixture of this file gives them; not those that take long on it.
 from test_gpu import (  # noqa: F401
@@ -61,7 +62,8 @@ def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", stand_in)
         patch.setattr(RawModule, "folder", tmp_path_factory.mktemp("cuda"))
-        patch.setattr(gan, "HIDDEN", (16, 24, 40))
+        for name, function in small_networks((16, 24, 40)).items():
+            patch.setattr(gan, name, function)
         patch.setattr(test_gpu, "_IMAGES", test_gpu._IMAGES[:30])  # three batches of 8, and one of 6
         patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8))
         patch.setattr(test_gpu, "_FEW", (*test_gpu._FEW[:-1], "30", "--batch-size", "8"))
@@ -188,7 +190,7 @@ def test_layers_that_the_kernels_cannot_do(cupy: Backend, gpu: Gpu, monkeypatch:
     )
     with pytest.raises(ValueError, match="float32, got float64"):
         engine.run(1)
-    monkeypatch.setattr(gan, "HIDDEN", (16, 20, 40))
+    monkeypatch.setattr(gan, "discriminator", small_networks((16, 20, 40))["discriminator"])
     with pytest.raises(ValueError, match="multiple of 8, got 20"):
         _train_fused(cupy, gpu, _CONFIG)
 
