@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -10,14 +9,14 @@ import numpy as np
 
 from npgan.backend import Array, array_module
 from npgan.data.batches import scale_pixels
-from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass
+from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass
 from npgan.gan import LATENT_D, LATENT_G, loss_of
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dense
 from npgan.nn.optim import Adam
 
 
-class ReferenceKernels:
+class ReferenceKernels(InOrder):
     """``schedule.Kernels`` by ``ops``."""
 
     def __init__(self, dtype: Any = np.float64, xp: ModuleType = np) -> None:
@@ -25,19 +24,6 @@ class ReferenceKernels:
 
     def empty(self, rows: int, width: int) -> Array:
         return self.xp.empty((rows, width), self.dtype)
-
-    def stream(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def side_stream(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def join(self) -> None:
-        pass
-
-    def repeat(self, step: FusedStep, count: int) -> None:
-        for _ in range(count):
-            step.launch()
 
     def partial_sums(self, layer: Dense) -> int:
         return 1

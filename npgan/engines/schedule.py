@@ -126,6 +126,23 @@ class Kernels(Protocol):
         """Writes this iteration's row of ``resident.metrics``, and advances ``resident.step``."""
 
 
+class InOrder:
+    """What a table without streams says of them: everything is done in the order of the calls."""
+
+    def stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def side_stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def join(self) -> None:
+        pass
+
+    def repeat(self, step: FusedStep, count: int) -> None:
+        for _ in range(count):
+            step.launch()
+
+
 class FusedStep:
     """Iterations of b rows each. ``launch`` starts one; its result is in the state and in ``resident.metrics``."""
 

@@ -10,7 +10,6 @@ The outer loops are shared out to the threads. No sum crosses from one turn to a
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from numba.extending import intrinsic
 from npgan.engines.cpu.gemm import Gemm
 from npgan.engines.cpu.jit import compiled, shared
 from npgan.engines.cpu.philox import counter, normal, philox
-from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass
+from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass
 from npgan.gan import LATENT_D, LATENT_G, loss_of
 from npgan.nn.layers import Dense
 from npgan.nn.ops import BCE_EPSILON, binary_cross_entropy_with_logits_backward
@@ -31,7 +30,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 _ADAM_BLOCK = 1 << 14
 
 
-class CpuKernels:
+class CpuKernels(InOrder):
     """``schedule.Kernels`` by the compiled loops below. Arrays (N, O) of more than one column are in Fortran order."""
 
     def __init__(self, gemm: Gemm) -> None:
@@ -47,19 +46,6 @@ class CpuKernels:
         memory = np.empty(pitch * width * 4 + 64, dtype=np.uint8)
         start = -memory.ctypes.data % 64
         return memory[start : start + pitch * width * 4].view(np.float32).reshape((width, pitch))[:, :rows].T
-
-    def stream(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def side_stream(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def join(self) -> None:
-        pass
-
-    def repeat(self, step: FusedStep, count: int) -> None:
-        for _ in range(count):
-            step.launch()
 
     def partial_sums(self, layer: Dense) -> int:
         return -(-(layer.in_features + 1) * layer.out_features // _ADAM_BLOCK)
