@@ -14,19 +14,30 @@ __version__ = "0.1.0"
 _HOMES = {
     "Adam": "nn.optim",
     "Backend": "backend",
-    "BinaryCrossEntropy": "gan",
-    "BinaryCrossEntropyWithLogits": "gan",
+    "BinaryCrossEntropy": "nn.ops",
+    "BinaryCrossEntropyWithLogits": "nn.ops",
     "Dense": "nn.layers",
     "Dropout": "nn.layers",
+    "DropoutKey": "nn.layers",
     "InputError": "errors",
+    "Layer": "nn.layers",
     "LeakyReLU": "nn.layers",
+    "Loss": "nn.ops",
+    "Maxout": "nn.layers",
+    "MeanSquaredError": "nn.ops",
+    "ReLU": "nn.layers",
+    "ReferenceEngine": "engines.base",
     "Sequential": "nn.network",
     "Sigmoid": "nn.layers",
+    "Softmax": "nn.layers",
+    "SoftmaxCrossEntropy": "nn.ops",
     "Tanh": "nn.layers",
     "TrainConfig": "config",
     "TrainState": "gan",
+    "check_gradients": "gradcheck",
     "discriminator": "gan",
     "generator": "gan",
+    "load": "saved",
     "load_dataset": "data.mnist",
     "new_state": "gan",
     "train_step": "gan",
@@ -39,3 +50,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'npgan' has no attribute {name!r}")
     return getattr(import_module(f"npgan.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

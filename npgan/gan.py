@@ -5,7 +5,6 @@ Letters: B is the batch size, b ≤ B the rows of this batch (the last one of an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -26,21 +25,21 @@ LATENT_D, LATENT_G = 0, 1  # sites of the two noise batches of a step
 PASS_D, PASS_G = 0, 1  # the discriminator's forward passes that may use dropout
 
 
-def generator(latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
-    """Noise (N, Z) → images (N, 784), pixels in (−1, 1). All parameters are 0 until ``initialize``."""
+def generator(latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0) -> Sequential:
+    """Noise (N, Z) → images (N, 784), pixels in (−1, 1)."""
     layers = [
         Dense(latent_dim, 256), LeakyReLU(slope),
         Dense(256, 512), LeakyReLU(slope),
         Dense(512, 1024), LeakyReLU(slope),
         Dense(1024, IMAGE_PIXELS), Tanh(),
     ]  # fmt: skip
-    return Sequential(layers, dtype, xp)
+    return Sequential(layers, dtype, xp, seed)
 
 
 def discriminator(
-    dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np
+    dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0
 ) -> Sequential:
-    """Images (N, 784) → the probability that each is real (N, 1). All parameters are 0 until ``initialize``.
+    """Images (N, 784) → the probability that each is real (N, 1).
 
     With ``logits`` the sigmoid is left off, for the loss on logits.
     """
@@ -50,7 +49,7 @@ def discriminator(
         Dense(512, 256), LeakyReLU(slope), Dropout(dropout),
         Dense(256, 1), Sigmoid(),
     ]  # fmt: skip
-    return Sequential(layers[:-1] if logits else layers, dtype, xp)
+    return Sequential(layers[:-1] if logits else layers, dtype, xp, seed, DISCRIMINATOR_SITE)
 
 
 @dataclass
@@ -77,14 +76,11 @@ class StepMetrics(NamedTuple):
 
 def new_state(config: TrainConfig, backend: Backend, dtype: Any = np.float32) -> TrainState:
     """The state before the first iteration: weights drawn from the config's seed, Adam's moments 0."""
-    g = generator(config.latent_dim, config.leaky_slope, dtype, backend.xp)
-    d = discriminator(config.dropout, config.leaky_slope, config.loss == "bce-logits", dtype, backend.xp)
-    g.initialize(config.seed)
-    d.initialize(config.seed, DISCRIMINATOR_SITE)
+    g = generator(config.latent_dim, config.leaky_slope, dtype, backend.xp, config.seed)
+    logits = config.loss == "bce-logits"
+    d = discriminator(config.dropout, config.leaky_slope, logits, dtype, backend.xp, config.seed)
     settings = config.beta1, config.beta2, config.adam_epsilon
-    optimizer_g = Adam.for_parameters(g.parameters, config.lr_g, *settings)
-    optimizer_d = Adam.for_parameters(d.parameters, config.lr_d, *settings)
-    return TrainState(g, d, optimizer_g, optimizer_d, step=0)
+    return TrainState(g, d, Adam(g, config.lr_g, *settings), Adam(d, config.lr_d, *settings), step=0)
 
 
 def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMetrics:
@@ -127,24 +123,5 @@ def noise(state: TrainState, config: TrainConfig, site: int, rows: int) -> Array
     return philox.normal(config.seed, philox.Stream.LATENT, state.step, site, shape, like.dtype, xp)
 
 
-class Loss(NamedTuple):
-    """A loss in the discriminator's output. Shapes: output and target (N, 1)."""
-
-    forward: Callable[[Array, Array], Array]  # (output, target) → L ()
-    backward: Callable[[Array, Array], Array]  # (output, target) → ∂L/∂output (N, 1)
-    probability: Callable[[Array], Array]  # output → the probability of "real" (N, 1)
-
-
-def BinaryCrossEntropy() -> Loss:
-    """For a discriminator that ends in a sigmoid: its output is the probability that an image is real."""
-    return Loss(ops.binary_cross_entropy_forward, ops.binary_cross_entropy_backward, lambda output: output)
-
-
-def BinaryCrossEntropyWithLogits() -> Loss:
-    """For a discriminator without its sigmoid: stable, and its gradient does not fade where the sigmoid saturates."""
-    forward = ops.binary_cross_entropy_with_logits_forward
-    return Loss(forward, ops.binary_cross_entropy_with_logits_backward, ops.sigmoid_forward)
-
-
-def loss_of(config: TrainConfig) -> Loss:
-    return BinaryCrossEntropyWithLogits() if config.loss == "bce-logits" else BinaryCrossEntropy()
+def loss_of(config: TrainConfig) -> ops.Loss:
+    return ops.BinaryCrossEntropyWithLogits() if config.loss == "bce-logits" else ops.BinaryCrossEntropy()

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from npgan import gan
 from npgan.config import TrainConfig
 from npgan.engines import Choice
 from npgan.engines.base import Engine, Tensor
 from npgan.gan import TrainState
 from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Sigmoid, Tanh
 from npgan.nn.network import Sequential
+from npgan.nn.optim import Adam
 
 
 class _Watched:
@@ -32,6 +34,13 @@ class _Watched:
 
     def tensors(self) -> Iterator[Tensor]:
         return self.engine.tensors()
+
+
+def adam_at(m: Any, v: Any, step: int, *settings: float) -> Adam:
+    """Adam in the middle of a training. ``settings``: lr, β₁, β₂, ε."""
+    adam = Adam(m, *settings)
+    adam.m, adam.v, adam.step = m, v, step
+    return adam
 
 
 def after_steps(choose: Callable[..., Choice], after: dict[int, Callable[[TrainState], None]]) -> Callable[..., Choice]:
@@ -52,16 +61,20 @@ def small_networks(widths: tuple[int, int, int]) -> dict[str, Callable[..., Sequ
     """Stand-ins for ``gan.generator`` and ``gan.discriminator`` by name: the same layers, narrower."""
     a, b, c = widths
 
-    def generator(latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+    def generator(
+        latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0
+    ) -> Sequential:
         layers: list[Layer] = [Dense(latent_dim, a), LeakyReLU(slope), Dense(a, b), LeakyReLU(slope)]
-        return Sequential([*layers, Dense(b, c), LeakyReLU(slope), Dense(c, 784), Tanh()], dtype, xp)
+        return Sequential([*layers, Dense(b, c), LeakyReLU(slope), Dense(c, 784), Tanh()], dtype, xp, seed)
 
     def discriminator(
-        dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np
+        dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0
     ) -> Sequential:
         layers: list[Layer] = []
         for width, hidden in ((784, c), (c, b), (b, a)):
             layers += [Dense(width, hidden), LeakyReLU(slope), Dropout(dropout)]
-        return Sequential([*layers, Dense(a, 1), *([] if logits else [Sigmoid()])], dtype, xp)
+        return Sequential(
+            [*layers, Dense(a, 1), *([] if logits else [Sigmoid()])], dtype, xp, seed, gan.DISCRIMINATOR_SITE
+        )
 
     return {"generator": generator, "discriminator": discriminator}

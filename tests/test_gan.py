@@ -15,8 +15,6 @@ from npgan.engines.base import ReferenceEngine
 from npgan.gan import (
     LATENT_D,
     LATENT_G,
-    BinaryCrossEntropy,
-    BinaryCrossEntropyWithLogits,
     StepMetrics,
     TrainState,
     discriminator,
@@ -28,6 +26,7 @@ from npgan.gan import (
 )  # fmt: skip
 from npgan.nn.layers import Dense, Dropout, LeakyReLU, Sigmoid, Tanh
 from npgan.nn.network import Sequential
+from npgan.nn.ops import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn.optim import Adam
 
 _IMAGES = render(200, 1)[0].reshape(200, 784)
@@ -97,9 +96,7 @@ def test_a_gan_on_data_of_another_width(backend: Backend, config: TrainConfig) -
     """The step asks nothing of its networks but that they fit each other and the pixels."""
     g = Sequential([Dense(100, 6), LeakyReLU(0.2), Dense(6, 5), Tanh()], np.float64)
     d = Sequential([Dense(5, 6), LeakyReLU(0.2), Dropout(0.3), Dense(6, 1), Sigmoid()], np.float64)
-    for net in (g, d):
-        net.initialize(1)
-    adams = [Adam.for_parameters(net.parameters, 1e-2, 0.9, 0.999, 1e-8) for net in (g, d)]
+    adams = [Adam(net, 1e-2) for net in (g, d)]
     metrics = train_step(TrainState(g, d, *adams, step=0), _IMAGES[:8, 300:305], config)
     assert np.isfinite([float(value) for value in metrics]).all()
 

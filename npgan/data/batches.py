@@ -26,8 +26,8 @@ def batch_bounds(iteration: int, count: int, batch_size: int) -> slice:
 
 
 def scale_pixels(pixels: Array, dtype: Any = np.float32) -> Array:
-    """Maps uint8 0 … 255 to −1 … 1, tanh's range: pixels / 127.5 − 1, in ``dtype``. Shapes: (N, 784) → (N, 784).
+    """Maps uint8 0 … 255 to −1 … 1, tanh's range: pixels / 127.5 − 1, in ``dtype``. Data of floats are taken as they are.
 
-    Both ends are exact. The dtype is named because NumPy would divide bytes in float64.
+    Both ends are exact. The dtype is named because NumPy would divide bytes in float64. Shapes: (N, I) → (N, I).
     """
-    return np.divide(pixels, 127.5, dtype=dtype) - 1
+    return pixels.astype(dtype) if pixels.dtype.kind == "f" else np.divide(pixels, 127.5, dtype=dtype) - 1

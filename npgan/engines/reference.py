@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,6 @@ from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass
 from npgan.gan import LATENT_D, LATENT_G, loss_of
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dense
-from npgan.nn.optim import Adam
 
 
 class ReferenceKernels(InOrder):
@@ -82,8 +82,9 @@ class ReferenceKernels(InOrder):
         p.layer.dweight[...], p.layer.dbias[...] = ops.dense_backward_params(dz, x)
 
     def adam(self, p: Parameters, step: Array) -> None:
-        o = p.optimizer
-        Adam(o.lr, o.beta1, o.beta2, o.epsilon, p.m, p.v, int(step[0])).update(p.parameter, p.gradient)
+        part = copy.copy(p.optimizer)
+        part.m, part.v, part.step = p.m, p.v, int(step[0])
+        part.update(p.parameter, p.gradient)
         p.squares[...] = np.dot(p.gradient, p.gradient)
 
     def finish(self, step: FusedStep) -> None:

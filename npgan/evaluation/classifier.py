@@ -19,7 +19,7 @@ import numpy as np
 from npgan.backend import Array, Backend, to_numpy
 from npgan.data.batches import batch_bounds, iterations_per_epoch, scale_pixels
 from npgan.data.mnist import Dataset, cache_folder
-from npgan.files import replacing
+from npgan.files import read_tensors, write_tensors
 from npgan.gan import IMAGE_PIXELS
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
@@ -65,7 +65,7 @@ class Classifier:
         for start in range(0, len(images), _ROWS):
             logits, caches = self.network.forward(images[start : start + _ROWS])
             features.append(to_numpy(caches[-1]))  # the input of the last Dense layer
-            probabilities.append(to_numpy(ops.softmax(logits)))
+            probabilities.append(to_numpy(ops.softmax_forward(logits)))
         return np.concatenate(features), np.concatenate(probabilities)
 
     def accuracy(self, images: Array, labels: np.ndarray) -> float:
@@ -105,7 +105,7 @@ def train(classifier: Classifier, data: Dataset, recipe: Recipe, backend: Backen
     """Adam on the softmax cross-entropy, in batches whose order and dropout follow from the recipe's seed."""
     network = classifier.network
     network.initialize(recipe.seed)
-    adam = Adam.for_parameters(network.parameters, recipe.lr, 0.9, 0.999, 1e-8)
+    adam = Adam(network, recipe.lr)
     images, labels = backend.to_device(data.images), backend.to_device(np.asarray(data.labels, dtype=np.int64))
     count = len(images)
     per_epoch = iterations_per_epoch(count, recipe.batch_size)
@@ -141,25 +141,15 @@ def _path(data: Dataset, recipe: Recipe) -> Path:
 
 
 def _save(path: Path, classifier: Classifier) -> None:
-    from safetensors.numpy import save
-
     tensors = {name: np.ascontiguousarray(to_numpy(array)) for name, array in classifier.network.tensors.items()}
-    with replacing(path) as file:
-        file.write(save(tensors, {"sha256": _digest(tensors)}))
+    write_tensors(path, tensors, {"sha256": _digest(tensors)})
 
 
 def _load(path: Path, classifier: Classifier, backend: Backend) -> None:
-    """Raises OSError or ValueError when the file is not intact."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            recorded = (file.metadata() or {}).get("sha256")
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
+    """Raises ValueError when the file is not intact."""
+    tensors, metadata = read_tensors(path)
     expected = {name: array.shape for name, array in classifier.network.tensors.items()}
-    if {name: array.shape for name, array in tensors.items()} != expected or _digest(tensors) != recorded:
+    if {name: array.shape for name, array in tensors.items()} != expected or _digest(tensors) != metadata.get("sha256"):
         raise ValueError("the file is damaged")
     for name, array in classifier.network.tensors.items():
         array[...] = backend.to_device(tensors[name])

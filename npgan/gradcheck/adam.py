@@ -41,7 +41,9 @@ def adam_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[FormulaChe
     for step, m, v, case in ((1, zero, zero, "first step"), (5, used_m, used_v, "step 5")):
 
         def prepare(step: int = step, m: Array = m, v: Array = v) -> dict[str, tuple[Array, Array]]:
-            adam, parameters = Adam(*_SETTINGS, m.copy(), v.copy(), step - 1), xp.zeros_like(grad)
+            parameters = xp.zeros_like(grad)
+            adam = Adam(parameters, *_SETTINGS)
+            adam.m, adam.v, adam.step = m.copy(), v.copy(), step - 1
             adam.update(parameters, grad)
             change, expected_m, expected_v = adam_formula(grad, m, v, step, *_SETTINGS)
             counted = xp.asarray([adam.step]), xp.asarray([step])

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from npgan import gan
 from npgan.backend import Array
 from npgan.gradcheck.check import Check, FormulaCheck
 from npgan.gradcheck.hints import Factor, Hint, rows_factors
 from npgan.gradcheck.methods import Bind, bind_function
 from npgan.gradcheck.networks import RATE, SLOPE, backward_checks, random_key
 from npgan.nn import ops
-from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Maxout, ReLU, Sigmoid, Softmax, Tanh
 from npgan.nn.network import Sequential
 
 Function = Callable[..., Any]
@@ -119,6 +118,24 @@ def op_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
         lambda dy, z: dy * ops.binary_cross_entropy_with_logits_backward(z, target),
         {"z": 3.0 * normal(N, 1)}, normal(),
     )  # fmt: skip
+    yield check(
+        "maxout_backward",
+        lambda x: ops.maxout_forward(x, 2),
+        lambda dy, x: ops.maxout_backward(dy, x, 2),
+        {"x": normal(N, 2 * O)}, normal(N, O), kinks=lambda x: x[:, :O] - x[:, O:],
+    )  # fmt: skip
+    yield check(
+        "softmax_backward",
+        lambda x: ops.softmax_forward(x),
+        lambda dy, x: ops.softmax_backward(dy, ops.softmax_forward(x)),
+        {"x": normal(N, I)}, normal(N, I),
+    )  # fmt: skip
+    yield check(
+        "mean_squared_error_backward",
+        lambda y: ops.mean_squared_error_forward(y, mask),
+        lambda dy, y: dy * ops.mean_squared_error_backward(y, mask),
+        {"y": normal(N, O)}, normal(),
+    )  # fmt: skip
     label = xp.asarray(rng.integers(0, I, N))
     yield check(
         "softmax_cross_entropy_backward",
@@ -131,7 +148,7 @@ def op_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
 def layer_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check | FormulaCheck]:
     """Every layer: its input, and Dense's weight and bias."""
     layers: list[Callable[[], Layer]] = [lambda: Dense(I, O), lambda: LeakyReLU(SLOPE), lambda: Dropout(RATE)]
-    for make in [*layers, Sigmoid, Tanh]:
+    for make in [*layers, Sigmoid, Tanh, Softmax, ReLU, lambda: Maxout(2)]:
 
         def network(dtype: Any, make: Callable[[], Layer] = make) -> Sequential:
             return Sequential([make()], dtype, xp)  # gives the layer its tensors
@@ -141,17 +158,18 @@ def layer_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check | F
 
 
 def loss_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
-    """Both losses, with the targets of training: ones, zeros and a smoothed one."""
+    """The losses for one output, with the targets of training: ones, zeros and a smoothed one."""
     target = xp.asarray(np.array([1.0, 0.0, 1.0, 0.0, 0.9, 1.0, 0.0]).reshape(N, 1))
     cases = (
-        (gan.BinaryCrossEntropy, xp.asarray(rng.uniform(0.05, 0.95, (N, 1)))),
-        (gan.BinaryCrossEntropyWithLogits, xp.asarray(3.0 * rng.normal(size=(N, 1)))),
+        (ops.BinaryCrossEntropy, xp.asarray(rng.uniform(0.05, 0.95, (N, 1)))),
+        (ops.BinaryCrossEntropyWithLogits, xp.asarray(3.0 * rng.normal(size=(N, 1)))),
+        (ops.MeanSquaredError, xp.asarray(rng.normal(size=(N, 1)))),
     )
     for make, output in cases:
 
-        def prepare(make: Callable[[], gan.Loss] = make, output: Array = output) -> tuple[dict[str, Array], Bind]:
+        def prepare(make: Callable[[], ops.Loss] = make, output: Array = output) -> tuple[dict[str, Array], Bind]:
             loss, one = make(), xp.asarray(1.0)
             gradients = {"output": loss.backward(output, target)}
             return gradients, bind_function(lambda p: loss.forward(p, target), {"output": output}, one)
 
-        yield Check("loss", f"gan.{make.__name__}", prepare, factors=rows_factors(N))
+        yield Check("loss", f"nn.ops.{make.__name__}", prepare, factors=rows_factors(N))

@@ -17,7 +17,7 @@ from npgan.config import TrainConfig
 from npgan.gradcheck.check import Check, FormulaCheck
 from npgan.gradcheck.hints import JUNK, rows_factors
 from npgan.gradcheck.methods import Bind, Bound
-from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Maxout, Sigmoid, Tanh
 from npgan.nn.network import Sequential
 
 Make = Callable[[Any], Sequential]  # dtype → a network with all parameters 0
@@ -153,5 +153,14 @@ def random_key(rng: np.random.Generator) -> DropoutKey:
 
 
 def kinks(net: Sequential, caches: Sequence[Any]) -> list[Array]:
-    """What leaky ReLU's branches go by: its inputs, which are its caches."""
-    return [cache for layer, cache in zip(net.layers, caches, strict=True) if isinstance(layer, LeakyReLU)]
+    """What branches go by: leaky ReLU's inputs, and how far apart maxout's pieces are. Their caches are their inputs."""
+    found: list[Array] = []
+    for layer, cache in zip(net.layers, caches, strict=True):
+        if isinstance(layer, Sequential):
+            found += kinks(layer, cache)
+        elif isinstance(layer, LeakyReLU):
+            found.append(cache)
+        elif isinstance(layer, Maxout):
+            pieces = np.sort(cache.real.reshape(len(cache), layer.pieces, -1), axis=1)
+            found.append(pieces[:, -1] - pieces[:, -2])
+    return found

@@ -11,6 +11,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+from npgan.nn import ops
+
 _MAX_LINES = 22
 _PACKAGE = Path(__file__).parents[1]
 
@@ -69,3 +71,8 @@ def _body(lines: list[str], first: int) -> list[tuple[int, str]]:
     margin = min(len(line) - len(line.lstrip()) for _, line in numbered)
     body = [(number, line[margin:]) for number, line in numbered]
     return body if len(body) <= _MAX_LINES else [*body[:_MAX_LINES], (body[_MAX_LINES][0], "…")]
+
+
+def operations() -> dict[str, Callable[..., Any]]:
+    """The forwards and backwards of ``nn.ops`` by name, as they are at this moment."""
+    return {name: function for name, function in vars(ops).items() if re.search("_(for|back)ward", name)}

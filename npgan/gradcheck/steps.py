@@ -57,8 +57,8 @@ def train_step_checks(rng: np.random.Generator, xp: ModuleType, real: bool) -> I
 def state_of(config: TrainConfig, g: Sequential, d: Sequential, step: int) -> gan.TrainState:
     """These networks after ``step`` iterations, with Adam's moments at 0."""
     settings = config.beta1, config.beta2, config.adam_epsilon
-    optimizer_g = Adam.for_parameters(g.parameters, config.lr_g, *settings)
-    optimizer_d = Adam.for_parameters(d.parameters, config.lr_d, *settings)
+    optimizer_g = Adam(g, config.lr_g, *settings)
+    optimizer_d = Adam(d, config.lr_d, *settings)
     optimizer_g.step = optimizer_d.step = step
     return gan.TrainState(g, d, optimizer_g, optimizer_d, step)
 

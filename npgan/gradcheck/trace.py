@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 
 from npgan.backend import to_numpy
+from npgan.gradcheck.source import operations
 from npgan.nn import ops
 
 
@@ -33,11 +34,7 @@ def first_non_finite(run: Callable[[], Any]) -> str:
 
         return watched
 
-    watched_functions: dict[str, Any] = {
-        name: watch(name, function)
-        for name, function in vars(ops).items()
-        if inspect.isfunction(function) and function.__module__ == ops.__name__ and not name.startswith("_")
-    }
+    watched_functions: dict[str, Any] = {name: watch(name, function) for name, function in operations().items()}
     with mock.patch.multiple(ops, **watched_functions):
         run()
     return found[0] if found else ""

@@ -192,7 +192,7 @@ def verdict_text(report: Report) -> str:
 
 def _adam_section(network: Sequential) -> ToySection:
     before = {name: tensor.copy() for name, tensor in network.tensors.items()}
-    adam = Adam.for_parameters(network.parameters, LR, BETA1, BETA2, EPSILON)
+    adam = Adam(network, LR, BETA1, BETA2, EPSILON)
     adam.update(network.parameters, network.gradients)
     lines, start = [], 0
     for (name, old), label in zip(before.items(), ("W1", "b1", "W2", "b2"), strict=True):

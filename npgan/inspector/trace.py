@@ -19,7 +19,7 @@ import numpy as np
 from npgan.backend import Array, to_numpy
 from npgan.config import TrainConfig
 from npgan.gan import StepMetrics, TrainState, loss_of, train_step
-from npgan.gradcheck.source import Source
+from npgan.gradcheck.source import Source, operations
 from npgan.inspector import figures
 from npgan.inspector.figures import Stats
 from npgan.nn import ops
@@ -164,9 +164,7 @@ class _Recorder:
     def run(self, state: TrainState, pixels: np.ndarray, config: TrainConfig) -> StepMetrics:
         """``train_step``, with every function of ``ops``, every layer and both optimizers watched."""
         watched: dict[str, Any] = {
-            name: self._operation(f"nn.ops.{name}", function)
-            for name, function in vars(ops).items()
-            if inspect.isfunction(function) and function.__module__ == ops.__name__
+            name: self._operation(f"nn.ops.{name}", function) for name, function in operations().items()
         }
         twin = replace(
             state, generator=self._network("G", state.generator), discriminator=self._network("D", state.discriminator)
@@ -286,7 +284,9 @@ def copied(state: TrainState) -> TrainState:
     """The same state in arrays of its own, in main memory."""
 
     def adam(of: Adam) -> Adam:
-        return replace(of, m=np.array(to_numpy(of.m)), v=np.array(to_numpy(of.v)))
+        twin = copy.copy(of)
+        twin.m, twin.v = np.array(to_numpy(of.m)), np.array(to_numpy(of.v))
+        return twin
 
     nets = copied_network(state.generator), copied_network(state.discriminator)
     return TrainState(*nets, adam(state.optimizer_g), adam(state.optimizer_d), state.step)

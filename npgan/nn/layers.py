@@ -11,6 +11,7 @@ several forwards under way: D sees two batches in a step. A layer's tensors and 
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -32,11 +33,23 @@ class Layer:
     """What a network asks of a layer. Shapes: x (N, I), y and dy (N, O), dx (N, I).
 
     A layer with tensors of its own names them in ``shapes``, fills them in ``initialize``, and assigns their gradients
-    in ``backward``; one without needs ``forward`` and ``backward`` only.
+    in ``backward``; one without needs ``forward`` and ``backward`` only. What its class is called with it keeps under the
+    same names.
     """
 
     def shapes(self) -> dict[str, Shape]:
         return {}
+
+    @property
+    def size(self) -> int:
+        """How many parameters the layer has."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
+
+    def bind(self, parameters: Array, gradients: Array) -> None:
+        """Makes the layer's tensors, such as ``weight`` and ``dweight``, views of two flat vectors of its size."""
+        for prefix, vector in (("", parameters), ("d", gradients)):
+            for name, tensor in views(vector, self.shapes()).items():
+                setattr(self, prefix + name, tensor)
 
     def initialize(self, seed: int, site: int) -> None:
         """Fills the layer's tensors. ``site`` tells this draw apart from those of other layers."""
@@ -55,6 +68,27 @@ class Layer:
         """As ``backward``, for a layer that is not to be trained: the gradients of its tensors stay as they are."""
         return self.backward(dy, cache)
 
+    def arguments(self) -> list[Any]:
+        """What the layer was made with: ``type(layer)(*layer.arguments())`` is another one like it."""
+        return [getattr(self, name) for name in inspect.signature(type(self)).parameters]
+
+    def written(self) -> list[Any]:
+        """The layer for a file: the name of its class, and ``arguments``."""
+        return [type(self).__name__, *self.arguments()]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.arguments()))})"
+
+
+def views(vector: Array, shapes: dict[str, Shape]) -> dict[str, Array]:
+    """The tensors of these shapes that lie one behind the other in ``vector``."""
+    found, start = {}, 0
+    for name, shape in shapes.items():
+        stop = start + math.prod(shape)
+        found[name] = vector[start:stop].reshape(shape)
+        start = stop
+    return found
+
 
 class Dense(Layer):
     """y = x·W + b with weight (I, O) and bias (O,)."""
@@ -65,6 +99,9 @@ class Dense(Layer):
     dbias: Array
 
     def __init__(self, in_features: int, out_features: int) -> None:
+        """Raises ValueError for widths below 1."""
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"Dense({in_features}, {out_features}): both widths must be at least 1")
         self.in_features = in_features
         self.out_features = out_features
 
@@ -80,10 +117,14 @@ class Dense(Layer):
 
     def output_width(self, width: int | None) -> int:
         if width not in (None, self.in_features):
-            raise ValueError(f"Dense({self.in_features}, {self.out_features}) cannot follow a width of {width}")
+            raise ValueError(f"{self!r} cannot follow a width of {width}")
         return self.out_features
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Array]:
+        """Raises ValueError for an input that is not at least one row of ``in_features`` floats."""
+        if x.ndim != 2 or len(x) == 0 or x.shape[1] != self.in_features or x.dtype.kind not in "fc":
+            wanted = f"(rows, {self.in_features}) of floats, with at least one row"
+            raise ValueError(f"{self!r}: got an input of shape {x.shape} of {x.dtype}, wanted {wanted}")
         return ops.dense_forward(x, self.weight, self.bias), x
 
     def backward(self, dy: Array, cache: Array) -> Array:
@@ -97,7 +138,10 @@ class Dense(Layer):
 class LeakyReLU(Layer):
     """y = max(x, slope·x)."""
 
-    def __init__(self, slope: float) -> None:
+    def __init__(self, slope: float = 0.2) -> None:
+        """Raises ValueError unless 0 ≤ slope < 1."""
+        if not 0.0 <= slope < 1.0:
+            raise ValueError(f"LeakyReLU({slope}): the slope must be at least 0 and below 1")
         self.slope = slope
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Array]:
@@ -112,7 +156,10 @@ class Dropout(Layer):
 
     site = 0  # which of its network's dropout layers this is, below 16: the network counts them
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float = 0.5) -> None:
+        """Raises ValueError unless 0 ≤ rate < 1."""
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"Dropout({rate}): the rate must be at least 0 and below 1")
         self.rate = rate
         self.scale = 1.0 / (1.0 - rate)
         self.threshold = round(rate * 65536)  # of the 2¹⁶ values of 16 bits so many mean "dropped"
@@ -156,3 +203,37 @@ class Tanh(Layer):
 
     def backward(self, dy: Array, cache: Array) -> Array:
         return ops.tanh_backward(dy, cache)
+
+
+def ReLU() -> LeakyReLU:
+    """y = max(x, 0)."""
+    return LeakyReLU(0.0)
+
+
+class Maxout(Layer):
+    """The largest of every ``pieces`` inputs: (N, pieces·O) → (N, O). After a Dense, Goodfellow et al.'s maxout unit (2013)."""
+
+    def __init__(self, pieces: int) -> None:
+        self.pieces = pieces
+
+    def output_width(self, width: int | None) -> int | None:
+        if width is not None and width % self.pieces:
+            raise ValueError(f"{self!r} cannot follow a width of {width}: it does not divide it")
+        return width and width // self.pieces
+
+    def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Array]:
+        return ops.maxout_forward(x, self.pieces), x
+
+    def backward(self, dy: Array, cache: Array) -> Array:
+        return ops.maxout_backward(dy, cache, self.pieces)
+
+
+class Softmax(Layer):
+    """y_nk = e^x_nk / Σ_j e^x_nj: probabilities of classes."""
+
+    def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Array]:
+        y = ops.softmax_forward(x)
+        return y, y
+
+    def backward(self, dy: Array, cache: Array) -> Array:
+        return ops.softmax_backward(dy, cache)

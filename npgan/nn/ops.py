@@ -13,14 +13,14 @@ Every weight is (I, O), so a layer reads ``x @ weight + bias``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from npgan.backend import Array
 
 BCE_EPSILON = 1.1920929e-07  # float32's machine epsilon, the tutorial's guard against log 0
-
-
-# --- dense -----------------------------------------------------------------------------------------------------------
 
 
 def dense_forward(x: Array, weight: Array, bias: Array) -> Array:
@@ -44,9 +44,6 @@ def dense_backward_params(dy: Array, x: Array) -> tuple[Array, Array]:
     return x.T @ dy, dy.sum(axis=0)
 
 
-# --- leaky ReLU ------------------------------------------------------------------------------------------------------
-
-
 def leaky_relu_forward(x: Array, slope: float) -> Array:
     """y = x where x > 0, else slope·x, for 0 ≤ slope < 1. Shapes: x (N, O) → y (N, O). Maas et al. 2013.
 
@@ -64,7 +61,21 @@ def leaky_relu_backward(dy: Array, x: Array, slope: float) -> Array:
     return np.where(x.real > 0, dy, slope * dy)
 
 
-# --- dropout ---------------------------------------------------------------------------------------------------------
+def maxout_forward(x: Array, pieces: int) -> Array:
+    """y_no = max_q x_n,q·O+o: the largest of ``pieces`` linear functions. Shapes: x (N, pieces·O) → y (N, O).
+
+    Goodfellow et al. 2013. One piece's O numbers lie side by side, so the maximum runs over whole rows at a time.
+    """
+    return np.max(x.reshape(x.shape[0], pieces, -1), axis=1)
+
+
+def maxout_backward(dy: Array, x: Array, pieces: int) -> Array:
+    """dx = dy at the piece that was largest, else 0. Shapes: dy (N, O), x (N, pieces·O) → dx (N, pieces·O).
+
+    Only the winner reaches y, with slope 1. Where two pieces tie there is no derivative, and the first one is taken.
+    """
+    winner = np.argmax(x.reshape(x.shape[0], pieces, -1), axis=1)
+    return np.concatenate([dy * (winner == piece) for piece in range(pieces)], axis=1)
 
 
 def dropout_forward(x: Array, mask: Array) -> Array:
@@ -82,9 +93,6 @@ def dropout_backward(dy: Array, mask: Array) -> Array:
     y_no = mask_no·x_no and the mask does not depend on x, so ∂y_no/∂x_no = mask_no.
     """
     return dy * mask
-
-
-# --- sigmoid ---------------------------------------------------------------------------------------------------------
 
 
 def sigmoid_forward(x: Array) -> Array:
@@ -105,9 +113,6 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
     return dy * y * (1.0 - y)
 
 
-# --- tanh ------------------------------------------------------------------------------------------------------------
-
-
 def tanh_forward(x: Array) -> Array:
     """y = tanh x. Shapes: x (N, O) → y (N, O)."""
     return np.tanh(x)
@@ -119,9 +124,6 @@ def tanh_backward(dy: Array, y: Array) -> Array:
     tanh = sinh/cosh, so by the quotient rule its derivative is (cosh² − sinh²)/cosh² = 1 − tanh².
     """
     return dy * (1.0 - y * y)
-
-
-# --- binary cross-entropy on probabilities ---------------------------------------------------------------------------
 
 
 def binary_cross_entropy_forward(p: Array, target: Array, epsilon: float = BCE_EPSILON) -> Array:
@@ -138,9 +140,6 @@ def binary_cross_entropy_backward(p: Array, target: Array, epsilon: float = BCE_
     Each logarithm differentiates to one over its argument; the mean over N rows gives the 1/N.
     """
     return ((1.0 - target) / (1.0 - p + epsilon) - target / (p + epsilon)) / p.shape[0]
-
-
-# --- binary cross-entropy on logits ----------------------------------------------------------------------------------
 
 
 def binary_cross_entropy_with_logits_forward(z: Array, target: Array) -> Array:
@@ -163,13 +162,31 @@ def binary_cross_entropy_with_logits_backward(z: Array, target: Array) -> Array:
     return (sigmoid_forward(z) - target) / z.shape[0]
 
 
-# --- softmax cross-entropy on logits, for classes --------------------------------------------------------------------
+def mean_squared_error_forward(y: Array, target: Array) -> Array:
+    """L = mean over all elements of (y − t)². Shapes: y, target (N, O) → L ()."""
+    return np.mean((y - target) ** 2)
 
 
-def softmax(z: Array) -> Array:
-    """p_nk = e^z_nk / Σ_j e^z_nj. Shapes: z (N, K) → p (N, K). The row's largest z is taken off first: e^0 is the largest."""
-    e = np.exp(z - z.real.max(axis=1, keepdims=True))
+def mean_squared_error_backward(y: Array, target: Array) -> Array:
+    """dy = 2·(y − t) / (N·O). Shapes: y, target (N, O) → dy (N, O).
+
+    The square's derivative is 2·(y − t); the mean over N·O elements gives the rest.
+    """
+    return 2.0 * (y - target) / y.size
+
+
+def softmax_forward(x: Array) -> Array:
+    """y_nk = e^x_nk / Σ_j e^x_nj. Shapes: x (N, K) → y (N, K). The row's largest x is taken off first: e^0 is the largest."""
+    e = np.exp(x - x.real.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
+
+
+def softmax_backward(dy: Array, y: Array) -> Array:
+    """dx_nk = y_nk·(dy_nk − Σ_j dy_nj·y_nj), from the forward's result. Shapes: dy, y (N, K) → dx (N, K).
+
+    ∂y_j/∂x_k = y_j·([j = k] − y_k): every output depends on every input of its row, not on its own alone.
+    """
+    return y * (dy - np.sum(dy * y, axis=1, keepdims=True))
 
 
 def softmax_cross_entropy_forward(z: Array, label: Array) -> Array:
@@ -188,4 +205,29 @@ def softmax_cross_entropy_backward(z: Array, label: Array) -> Array:
     d/dz_k log Σ_j e^z_j = e^z_k / Σ_j e^z_j = softmax(z)_k; the label's own z is subtracted once.
     """
     classes = np.arange(z.shape[1], dtype=label.dtype, like=label)
-    return (softmax(z) - (classes == label[:, None])) / z.shape[0]
+    return (softmax_forward(z) - (classes == label[:, None])) / z.shape[0]
+
+
+class Loss(NamedTuple):
+    """A loss as a pair of the functions above; their arguments are a network's output and the target."""
+
+    forward: Callable[[Array, Array], Array]  # → L ()
+    backward: Callable[[Array, Array], Array]  # → ∂L/∂output
+    probability: Callable[[Array], Array] = lambda output: output  # what an output says of "real", or of each class
+
+
+def BinaryCrossEntropy() -> Loss:
+    return Loss(binary_cross_entropy_forward, binary_cross_entropy_backward)
+
+
+def BinaryCrossEntropyWithLogits() -> Loss:
+    forward, backward = binary_cross_entropy_with_logits_forward, binary_cross_entropy_with_logits_backward
+    return Loss(forward, backward, sigmoid_forward)
+
+
+def SoftmaxCrossEntropy() -> Loss:
+    return Loss(softmax_cross_entropy_forward, softmax_cross_entropy_backward, softmax_forward)
+
+
+def MeanSquaredError() -> Loss:
+    return Loss(mean_squared_error_forward, mean_squared_error_backward)

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from npgan.backend import Array
+from npgan.nn.layers import Layer
 
 
-@dataclass
 class Adam:
     """Adaptive moment estimation (Kingma and Ba 2015, algorithm 1), with ε outside the root.
 
     Shapes: m and v (P,), both starting at 0. ``step`` counts the updates done: it is t of the paper.
     """
 
-    lr: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    m: Array
-    v: Array
-    step: int = 0
-
-    @classmethod
-    def for_parameters(cls, parameters: Array, lr: float, beta1: float, beta2: float, epsilon: float) -> Adam:
-        """Adam before its first update. Shapes: parameters (P,)."""
-        return cls(lr, beta1, beta2, epsilon, np.zeros_like(parameters), np.zeros_like(parameters))
+    def __init__(
+        self, net: Layer | Array, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+    ) -> None:
+        """For a network, or for any vector of parameters (P,). The defaults are the paper's."""
+        parameters = getattr(net, "parameters", net)
+        self.lr, self.beta1, self.beta2, self.epsilon = lr, beta1, beta2, epsilon
+        self.m, self.v, self.step = np.zeros_like(parameters), np.zeros_like(parameters), 0
 
     def update(self, parameters: Array, gradients: Array) -> None:
         """One step in place. Shapes: parameters and gradients g (P,).

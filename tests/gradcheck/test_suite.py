@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from npgan import backend, gan
+from npgan import backend
 from npgan.backend import Array
 from npgan.engines import Choice
 from npgan.engines.base import FusedEngine
@@ -62,12 +62,8 @@ def test_the_default_run_covers_everything_and_passes(capsys: pytest.CaptureFixt
             if kind.__module__ == module.__name__ and name != "Layer":
                 own = [method for method in vars(kind) if method.startswith("backward")]
                 assert {f"{module.__name__.removeprefix('npgan.')}.{name}.{method}" for method in own} <= names
-    losses = [
-        name
-        for name, value in vars(gan).items()
-        if name[0].isupper() and inspect.isfunction(value) and value.__module__ == gan.__name__
-    ]
-    assert len(losses) == 2 and {f"gan.{name}" for name in losses} <= names
+    losses = {f"nn.ops.{name}" for name in vars(ops) if name[0].isupper() and inspect.isfunction(getattr(ops, name))}
+    assert len(losses) == 4 and losses - {"nn.ops.SoftmaxCrossEntropy"} <= names  # its target is labels: level "op"
     assert {"nn.optim.Adam.update", "gan.train_step", "engines.schedule.FusedStep.launch"} <= names
 
     real = [r for r in results if r["op"] == "gan.train_step" and "real" in r["case"] and r["method"] == COMPLEX]

@@ -27,6 +27,7 @@ _P = _RNG.uniform(0.05, 0.95, (6, 1))
 _Z = 3.0 * _numbers(6, 1)
 _TARGET = np.array([[1.0], [0.9], [1.0], [0.0], [0.0], [0.3]])
 _MASK = (_RNG.random((5, 4)) > 0.3) / 0.7
+_PIECES = _numbers(5, 12)  # three pieces of four
 _LOGITS, _LABELS = 3.0 * _numbers(5, 4), np.array([0, 3, 1, 1, 2])
 
 
@@ -71,6 +72,18 @@ _ROWS = {
         "sigmoid_backward", _X, ops.sigmoid_forward, lambda dy, x: ops.sigmoid_backward(dy, ops.sigmoid_forward(x))
     ),
     "tanh": Row("tanh_backward", _X, ops.tanh_forward, lambda dy, x: ops.tanh_backward(dy, ops.tanh_forward(x))),
+    "maxout": Row(
+        "maxout_backward", _PIECES, lambda x: ops.maxout_forward(x, 3), lambda dy, x: ops.maxout_backward(dy, x, 3)
+    ),
+    "softmax": Row(
+        "softmax_backward", _LOGITS, ops.softmax_forward, lambda dy, x: ops.softmax_backward(dy, ops.softmax_forward(x))
+    ),
+    "mean squared error": Row(
+        "mean_squared_error_backward",
+        _X,
+        lambda x: ops.mean_squared_error_forward(x, _MASK),
+        lambda dy, x: dy * ops.mean_squared_error_backward(x, _MASK),
+    ),
     "softmax cross-entropy": Row(
         "softmax_cross_entropy_backward",
         _LOGITS,
@@ -122,7 +135,9 @@ def test_every_backward_has_a_row() -> None:
 
 
 def test_every_backward_stands_under_its_forward() -> None:
-    functions = [name for name, _ in inspect.getmembers(ops, inspect.isfunction) if not name.startswith("_")]
+    functions = [
+        name for name, _ in inspect.getmembers(ops, inspect.isfunction) if "_forward" in name or "_backward" in name
+    ]
     functions.sort(key=lambda name: inspect.getsourcelines(getattr(ops, name))[1])
     for previous, name in zip(functions, functions[1:], strict=False):
         if "_backward" in name:
@@ -144,7 +159,12 @@ def test_results_keep_the_dtype_and_inputs_are_left_alone(dtype: Any) -> None:
         ops.leaky_relu_backward(x, x, 0.2),
         ops.dropout_forward(x, mask),
         ops.dropout_backward(x, mask),
-        ops.softmax(x),
+        ops.softmax_forward(x),
+        ops.softmax_backward(x, x),
+        ops.maxout_forward(x, 2),
+        ops.maxout_backward(x[:, :2], x, 2),
+        ops.mean_squared_error_forward(x, x),
+        ops.mean_squared_error_backward(x, x),
         ops.softmax_cross_entropy_forward(x, _LABELS),
         ops.softmax_cross_entropy_backward(x, _LABELS),
         ops.sigmoid_forward(x),
@@ -197,6 +217,6 @@ def test_the_gradients_of_the_two_losses_differ_where_the_sigmoid_saturates() ->
 
 def test_softmax_cross_entropy_stays_finite_far_out() -> None:
     z, label = np.array([[0.0, 1000.0, -1000.0]] * 2, dtype=np.float32), np.array([1, 2])
-    np.testing.assert_allclose(ops.softmax(z), [[0.0, 1.0, 0.0]] * 2)
+    np.testing.assert_allclose(ops.softmax_forward(z), [[0.0, 1.0, 0.0]] * 2)
     np.testing.assert_allclose(ops.softmax_cross_entropy_forward(z, label), 2000 / 2)
     np.testing.assert_allclose(ops.softmax_cross_entropy_backward(z, label), [[0, 0, 0], [0, 0.5, -0.5]])

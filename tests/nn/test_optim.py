@@ -15,7 +15,7 @@ def test_adam_against_values_worked_out_by_hand() -> None:
          p = 0.92 − 0.1·0.42105263/(1.57875340 + 0.5) = 0.899744946.
     """
     p = np.array([1.0])
-    adam = Adam.for_parameters(p, 0.1, 0.9, 0.99, 0.5)
+    adam = Adam(p, 0.1, 0.9, 0.99, 0.5)
     adam.update(p, np.array([2.0]))
     np.testing.assert_allclose([p[0], adam.m[0], adam.v[0]], [0.92, 0.2, 0.04], rtol=1e-12)
     adam.update(p, np.array([-1.0]))
@@ -26,7 +26,7 @@ def test_adam_leaves_the_gradient_alone_and_keeps_float32() -> None:
     grad = np.random.default_rng(0).standard_normal(10).astype(np.float32)
     before = grad.copy()
     p = np.zeros(10, np.float32)
-    adam = Adam.for_parameters(p, 2e-4, 0.9, 0.999, 1e-8)
+    adam = Adam(p, 2e-4)
     adam.update(p, grad)
     np.testing.assert_array_equal(grad, before)
     np.testing.assert_allclose(p, -2e-4 * np.sign(grad), rtol=1e-3)  # the first step is lr in every coordinate

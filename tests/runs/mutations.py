@@ -45,7 +45,7 @@ def small_checkpoint(path: Path) -> bytes:
     nets = [Sequential([Dense(3, 4), Dense(4, 2)]) for _ in range(2)]
     for number, net in enumerate(nets):
         net.parameters[...] = np.linspace(-1, number, net.parameters.size)
-    adams = [Adam.for_parameters(net.parameters, 2e-4, 0.9, 0.999, 1e-8) for net in nets]
+    adams = [Adam(net, 2e-4) for net in nets]
     runtime = {"backend": "numpy", "precision": "fp32", "kernels": "reference", "data_dir": None, "data_sha256": "0"}
     save(path, TrainState(*nets, *adams, step=7), TrainConfig(dataset="digits"), runtime, np.arange(6.0))
     return path.read_bytes()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import adam_at
 
 pytest.importorskip("numba", reason="the fused kernels need numba: pip install 'npgan[fast]'")
 
@@ -31,7 +32,6 @@ from npgan.gan import TrainState, new_state
 from npgan.nn import philox
 from npgan.nn.layers import Dense, Dropout
 from npgan.nn.network import Sequential
-from npgan.nn.optim import Adam
 
 _ROOT = Path(__file__).resolve().parents[3]
 _IMAGES = render(200, 1)[0].reshape(200, 784)
@@ -157,7 +157,7 @@ def test_gradients_and_adam(rows: int, inputs: int, outputs: int) -> None:
         for whole in (True, False):
             param, m, v = (vector.copy() for vector in start)
             squares = np.full(k.partial_sums(layer), np.nan, np.float32)
-            optimizer = Adam(2e-4, 0.9, 0.999, 1e-8, m, v, 7)
+            optimizer = adam_at(m, v, 7, 2e-4)
             p = Parameters(layer, net.gradients, param, m, v, optimizer, np.empty(7, np.float32), squares)
             a, b = _placed(k, x), _placed(k, dz) if outputs > 1 else dz
             if whole:
@@ -176,7 +176,7 @@ def test_gradients_and_adam(rows: int, inputs: int, outputs: int) -> None:
 
     gradient, (param, m, v) = results[2][0], (vector.copy() for vector in start)
     exact = [vector.astype(np.float64) for vector in (param, m, v)]
-    Adam(2e-4, 0.9, 0.999, 1e-8, *exact[1:], 7).update(exact[0], gradient.astype(np.float64))
+    adam_at(*exact[1:], 7, 2e-4).update(exact[0], gradient.astype(np.float64))
     for expected, found in zip(exact, results[2][1:4], strict=True):
         np.testing.assert_allclose(found, expected, rtol=16 * 2.0**-23, atol=16 * 2.0**-23)
 

@@ -12,13 +12,13 @@ import cuda_host
 import numpy as np
 import pytest
 from cuda_host import HostLauncher, build
+from helpers import adam_at
 
 from npgan.data.batches import scale_pixels
 from npgan.engines.cuda.device import TILES, passes, tile_of
 from npgan.gan import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dropout, DropoutKey
-from npgan.nn.optim import Adam
 from npgan.nn.philox import Stream
 
 pytestmark = pytest.mark.skipif(cuda_host.COMPILER is None, reason="needs g++")
@@ -155,7 +155,7 @@ def test_adam_is_the_one_of_the_textbook(device: ctypes.CDLL) -> None:
     for t in (1, 2, 1000, 469_000):
         settings = (2e-4, 0.9, 0.999, 1e-8)
         p, g, m, v = expected
-        Adam(*settings, m, v, t - 1).update(p, g)
+        adam_at(m, v, t - 1, *settings).update(p, g)
         p, g, m, v = (_pointer(array) for array in found)
         device.many_adam(p, g, m, v, count, t, *(ctypes.c_double(value) for value in settings))
         for name, one, other in zip("pgmv", found, expected, strict=True):
@@ -261,7 +261,7 @@ def _assert_other_half(
 
 def _assert_updated(found: list[Array], before: list[Array], squares: Array) -> None:
     gradient, expected = found[0], [array.copy() for array in before[1:]]
-    Adam(*_ADAM, *expected[1:], step=4).update(expected[0], gradient)
+    adam_at(*expected[1:], 4, *_ADAM).update(expected[0], gradient)
     for name, one, other in zip(("parameter", "m", "v"), found[1:], expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-8, err_msg=name)
     np.testing.assert_allclose(squares.sum(), (gradient.astype(np.float64) ** 2).sum(), rtol=1e-5)
