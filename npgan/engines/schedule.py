@@ -259,9 +259,10 @@ def unsupported(state: TrainState) -> str | None:
     hidden_g: list[type[Layer]] = [Dense, LeakyReLU]
     hidden_d: list[type[Layer]] = [Dense, LeakyReLU, Dropout]
     g, d = ([type(layer) for layer in net.layers] for net in (state.generator, state.discriminator))
+    blocks = max(1, len(d) // 3)  # the head's backward ends in a hidden layer
     if g != [*hidden_g * (len(g) // 2 - 1), Dense, Tanh] or d not in (
-        [*hidden_d * (len(d) // 3), Dense],
-        [*hidden_d * (len(d) // 3), Dense, Sigmoid],
+        [*hidden_d * blocks, Dense],
+        [*hidden_d * blocks, Dense, Sigmoid],
     ):
         return "only the tutorial's layers have fused kernels"
     if not state.optimizer_d.step == state.optimizer_g.step == state.step:
