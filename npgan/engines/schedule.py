@@ -271,17 +271,18 @@ class FusedStep:
             yield "discriminator", f"gradient before the activation of {_name(3 * index)}{where}", dz
 
 
-def unsupported(state: TrainState) -> str | None:
+def unsupported(state: TrainState, config: TrainConfig) -> str | None:
     """Why the schedule cannot train these networks, or None. It is written for the two of the tutorial, in any width."""
     hidden_g: list[type[Layer]] = [Dense, LeakyReLU]
     hidden_d: list[type[Layer]] = [Dense, LeakyReLU, Dropout]
+    head: list[type[Layer]] = [Dense] if config.loss == "bce-logits" else [Dense, Sigmoid]
+    layers = [*state.generator.layers, *state.discriminator.layers]
     g, d = ([type(layer) for layer in net.layers] for net in (state.generator, state.discriminator))
     blocks = max(1, len(d) // 3)  # the head's backward ends in a hidden layer
-    if g != [*hidden_g * (len(g) // 2 - 1), Dense, Tanh] or d not in (
-        [*hidden_d * blocks, Dense],
-        [*hidden_d * blocks, Dense, Sigmoid],
-    ):
+    if g != [*hidden_g * (len(g) // 2 - 1), Dense, Tanh] or d != [*hidden_d * blocks, *head]:
         return "only the tutorial's layers have fused kernels"
+    if any(isinstance(layer, LeakyReLU) and layer.slope != config.leaky_slope for layer in layers):
+        return "fused kernels take one slope for every leaky ReLU, the config's"
     if not state.optimizer_d.step == state.optimizer_g.step == state.step:
         return "fused kernels update both networks once in every iteration"
     return None
