@@ -68,7 +68,7 @@ class ReferenceEngine:
             self._watched.step = state.step
             done.append(train_step(self._watched, pixels, self.config))
             state.step = self._watched.step
-        return np.array([[float(value) for value in metrics] for metrics in done])
+        return np.array([[float(value) for value in metrics] for metrics in done]).reshape(-1, len(StepMetrics._fields))
 
     def tensors(self) -> Iterator[Tensor]:
         told: set[tuple[str, str]] = set()
@@ -83,7 +83,7 @@ class FusedEngine:
 
     def __init__(self, kernels: Kernels, state: TrainState, images: Array, config: TrainConfig) -> None:
         """Shapes: images (M, 784) uint8, where the state lives. Raises ValueError for networks that it cannot train."""
-        if reason := unsupported(state):
+        if reason := unsupported(state, config):
             raise ValueError(reason)
         self.kernels, self.state, self.config = kernels, state, config
         like, count = state.generator.parameters, len(images)
@@ -102,7 +102,7 @@ class FusedEngine:
         self._last: FusedStep | None = None
 
     def run(self, iterations: int) -> np.ndarray:
-        state, parts = self.state, []
+        state, parts = self.state, [np.empty((0, len(StepMetrics._fields)), self.resident.metrics.dtype)]
         with self.kernels.stream():
             self.resident.step[...] = state.step
             while iterations:

@@ -18,10 +18,10 @@ from npgan.nn.layers import Dropout, DropoutKey, Layer, views
 class Sequential(Layer):
     """Layers in a row. ``parameters`` and ``gradients`` are flat vectors (P,); the layers' tensors are views into them.
 
-    So Adam, a checkpoint or a gradient check of the whole network is one call on one vector. ``tensors`` names the views
-    as ``"0.weight"``: the layer's index, a dot, the tensor; ``gradient_tensors`` has the same names. ``backward`` assigns
-    gradients and never adds to them, so nothing needs to be set to zero between steps. A network is a layer, too, and may
-    be one of another network.
+    So Adam, or the norm of all gradients, is one call on one vector. ``tensors`` names the views as ``"0.weight"``: the
+    layer's index, a dot, the tensor; ``gradient_tensors`` has the same names. ``backward`` assigns gradients and never
+    adds to them, so nothing needs to be set to zero between steps. A network is a layer, too, and may be one of another
+    network.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class Sequential(Layer):
         """
         self.layers = list(layers)
         self.output_width(None)
-        for site, dropout in enumerate(layer for layer in self.leaves() if isinstance(layer, Dropout)):
-            dropout.site = site
+        for number, dropout in enumerate(layer for layer in self.leaves() if isinstance(layer, Dropout)):
+            dropout.site = number
         self.bind(xp.zeros(self.size, dtype), xp.zeros(self.size, dtype))
         self.initialize(seed, site)
 

@@ -16,7 +16,7 @@ import numpy as np
 from npgan.files import replacing
 
 _SIDE = 28  # pixels; every image is _SIDE x _SIDE
-_GAP_GREY = 64  # between the images of a grid: neither ink (255) nor paper (0), so that their edges show
+_GAP_GRAY = 64  # between the images of a grid: neither ink (255) nor paper (0), so that their edges show
 _GAP_COLUMNS, _GAP_ROWS = 2, 1  # terminal cells between samples
 _RAMP = " .:-=+*#%@"  # dark to bright, for a light-on-dark or a dark-on-light page alike: ink is what is dense
 _TICKS = 7  # labels under the curves
@@ -40,7 +40,7 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 8, gap: int = 2, scale: int = 2) -> None:
     """Write images (N, 28, 28) or (N, 784) in [-1, 1] as one grayscale PNG, row by row, ``columns`` to a row.
 
-    ``gap``: grey pixels between and around the images. ``scale``: every pixel, gaps too, becomes scale x scale. Fewer
+    ``gap``: gray pixels between and around the images. ``scale``: every pixel, gaps too, becomes scale x scale. Fewer
     images than columns make a narrower grid. The folder is made when missing; the file appears whole or not at all.
     Same images, same bytes. Raises ValueError as ``to_uint8`` does, OSError when the file cannot be written.
     """
@@ -52,7 +52,7 @@ def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 8, gap: in
     columns = min(columns, len(pixels))
     rows = math.ceil(len(pixels) / columns)
     pitch = _SIDE + gap
-    grid = np.full((rows * pitch + gap, columns * pitch + gap), _GAP_GREY, dtype=np.uint8)
+    grid = np.full((rows * pitch + gap, columns * pitch + gap), _GAP_GRAY, dtype=np.uint8)
     for index, image in enumerate(pixels):
         top, left = (gap + pitch * place for place in divmod(index, columns))
         grid[top : top + _SIDE, left : left + _SIDE] = image
@@ -68,7 +68,7 @@ def heat_map(images: np.ndarray, *, width: int, color: bool) -> str:
     """Samples side by side for a terminal ``width`` cells wide: lines without a newline at the end.
 
     ``images``: (N, 28, 28) or (N, 784) in [-1, 1]. A cell is about twice as tall as wide, so a sample takes 28 columns
-    and 14 rows. ``color``: a half block shows two pixels in 24-bit grey, with escape codes. Otherwise one character of
+    and 14 rows. ``color``: a half block shows two pixels in 24-bit gray, with escape codes. Otherwise one character of
     an ASCII ramp shows their mean, without. Raises ValueError when ``width`` is below 28, and as ``to_uint8`` does.
     """
     import plotext
@@ -94,7 +94,7 @@ def _draw_half_blocks(canvas: Any, left: int, top: int, image: np.ndarray) -> No
 
     for row in range(_SIDE // 2):
         for column in range(_SIDE):
-            upper, lower = (int(grey) for grey in image[2 * row : 2 * row + 2, column])
+            upper, lower = (int(gray) for gray in image[2 * row : 2 * row + 2, column])
             cell = plotext.colorize("▀", plotext.pixel((upper,) * 3, (lower,) * 3))
             canvas.insert(left + column, top + row, cell)
 

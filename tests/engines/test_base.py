@@ -51,6 +51,11 @@ def test_pieces_make_no_difference(make: Make, backend: Backend) -> None:
     assert results[0] == results[1] == results[2]
 
 
+def test_no_iterations_are_no_rows(make: Make, backend: Backend) -> None:
+    state = new_state(_CONFIG, backend)
+    assert make(state).run(0).shape == (0, 6) and state.step == 0
+
+
 def test_the_last_short_batch_is_kept(make: Make, backend: Backend) -> None:
     state = new_state(_CONFIG, backend)
     metrics = make(state).run(2 * 4)

@@ -50,7 +50,7 @@ def test_tensors_are_views_of_the_flat_vectors() -> None:
     net.parameters[:] = np.arange(net.parameters.size)
     np.testing.assert_array_equal(net.tensors["0.weight"].reshape(-1), np.arange(48))
     np.testing.assert_array_equal(net.tensors["3.bias"], net.parameters[-5:])
-    assert net.layers[0].weight is net.tensors["0.weight"]  # type: ignore[attr-defined]
+    assert np.shares_memory(net.layers[0].weight, net.tensors["0.weight"])  # type: ignore[attr-defined]
     assert np.shares_memory(net.gradient_tensors["3.weight"], net.gradients)
 
 
