@@ -10,10 +10,11 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from npgan.config import TrainConfig, flag_name
+from npgan.config import TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
 from npgan.errors import InputError
+from npgan.runs.colormaps import COLORMAPS
 
 if TYPE_CHECKING:
     from npgan.runs.folder import RunFolder
@@ -68,6 +69,7 @@ def _train(values: dict[str, Any]) -> int:
         compute=Compute(values["backend_name"], values["precision"], values["kernels"], values["blas"]),
         keeping=Keeping(values["checkpoint_every"], values["keep"]),
         quiet=values["quiet"],
+        colormap=values["colormap"],
     )
     return train(request, _observe)
 
@@ -79,9 +81,9 @@ def _observe(run: RunFolder, *others: Any) -> Observer:
 
 
 def _sample(values: dict[str, Any]) -> int:
-    from npgan.runs.sample import generate
+    from npgan.runs.sample import animate, generate
 
-    print(generate(**values))
+    print((animate if values.pop("animated") else generate)(**values))
     return EXIT_OK
 
 
@@ -160,6 +162,10 @@ def _add_train(commands: Any) -> None:
     )  # fmt: skip
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    where.add_argument(
+        "--colormap", choices=COLORMAPS, default="inferno",
+        help="of the samples in the terminal (default: inferno, as in the tutorial)",
+    )  # fmt: skip
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
     for each in _config_fields():
         flag = each.metadata["flag"]
@@ -181,9 +187,7 @@ def _config_fields() -> list[Field[Any]]:
 
 
 def _default(each: Field[Any]) -> str:
-    if each.default is None:
-        return "all" if each.name == "train_images" else "never"
-    return "off" if each.default is False else str(each.default)
+    return "off" if each.default is False else shown_value(each.name, each.default)
 
 
 def flag_table() -> str:
@@ -214,13 +218,18 @@ def _add_sample(commands: Any) -> None:
         allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
-    parser.add_argument("--n", dest="count", type=int, default=64, help="how many (default: 64)")
+    parser.add_argument("--n", dest="count", type=int, help="how many (default: 64)")
     parser.add_argument(
-        "--out", type=Path, default=Path("samples.png"),
-        help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy (default: samples.png)",
+        "--out", type=Path,
+        help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy (default: samples.png); with --animate a .gif "
+        "(default: samples/training.gif of the run)",
     )  # fmt: skip
     parser.add_argument("--interpolate", action="store_true", help="each row of 8 walks from one sample to another")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument(
+        "--animate", dest="animated", action="store_true",
+        help="instead: the pictures in samples/ that training left, one after another, with their epochs",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, help="of the noise (default: 0)")
     _add_backend(parser, "(default: auto)")
 
 

@@ -15,15 +15,18 @@ from npgan.runs.folder import RunFolder
 from npgan.runs.pictures import save_grid
 
 
-def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: bool, backend_name: str) -> str:
+def generate(
+    run_path: Path, count: int | None, out: Path | None, *, seed: int | None, interpolate: bool, backend_name: str
+) -> str:
     """Draws from a run's latest checkpoint into ``out`` (.png: a grid; .npy: float32 (count, 28, 28) in [−1, 1]).
 
-    ``interpolate``: each row of eight walks on a great circle from one noise vector to another. Returns a line to print.
+    ``interpolate``: each row of eight walks on a great circle from one noise vector to another. What is None has the
+    command line's default. Returns a line to print.
     """
+    count, out, seed = 64 if count is None else count, out or Path("samples.png"), seed or 0
     if out.suffix not in (".png", ".npy"):
         raise InputError(f"--out {out}: must end in .png or .npy")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist")
+    _check_folder(out)
     if not 1 <= count <= 1_000_000:
         raise InputError(f"--n must be from 1 to 1000000, got {count}")
     if not 0 <= seed < 2**64:
@@ -43,6 +46,34 @@ def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: b
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
     return f"{out}: {count} samples of {run_path} after step {checkpoint.step}"
+
+
+def animate(
+    run_path: Path, count: int | None, out: Path | None, *, seed: int | None, interpolate: bool, backend_name: str
+) -> str:
+    """The pictures that training left in a run's samples/ as a GIF, ``out`` or samples/training.gif. Returns a line to print.
+
+    Raises InputError where there are none, and for flags that say how samples are to be drawn.
+    """
+    given = [("--n", count is not None), ("--seed", seed is not None), ("--interpolate", interpolate)]
+    if flags := [flag for flag, is_given in given if is_given]:
+        raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
+    if out is not None:
+        if out.suffix != ".gif":
+            raise InputError(f"--out {out}: must end in .gif with --animate")
+        _check_folder(out)
+    run = RunFolder.open_existing(run_path)
+    out = out or run.animation_file
+    try:
+        frames, epoch = run.save_animation(out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror or error}") from None
+    return f"{out}: {frames} {'picture' if frames == 1 else 'pictures'} of {run_path} up to epoch {epoch}"
+
+
+def _check_folder(out: Path) -> None:
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist")
 
 
 def _generate_in_batches(g: Sequential, noise: np.ndarray, backend: Backend, rows: int = 1000) -> np.ndarray:
