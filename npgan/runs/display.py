@@ -339,7 +339,7 @@ class TrainingDisplay:
                 raise
             if not self._warned_of_plotext:
                 self._warned_of_plotext = True
-                self.warn("no pictures in the terminal: plotext is not installed (pip install plotext)")
+                self.warn("no curves in the terminal: plotext is not installed (pip install plotext)")
             return
         console.print(Text.from_ansi(picture), no_wrap=True, overflow="crop")
 

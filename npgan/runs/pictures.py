@@ -105,11 +105,12 @@ def _frame(caption: str, file: Path) -> Image:
 
     try:
         with Image.open(file) as opened:
-            if opened.format != "PNG" or opened.mode != "L" or max(opened.size) > _MOST_PIXELS:
-                raise InputError(f"{file}: is not a picture of samples")
-            picture = opened.copy()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: is not a picture of samples: {error}") from None
+            right = opened.format == "PNG" and opened.mode == "L" and max(opened.size) <= _MOST_PIXELS
+            picture = opened.copy() if right else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = None
+    if picture is None:
+        raise InputError(f"{file}: is not a picture of samples")
     frame = Image.new("L", (picture.width, picture.height + _CAPTION_HEIGHT), 0)
     frame.paste(picture, (0, _CAPTION_HEIGHT))
     place = (_CAPTION_HEIGHT // 4, _CAPTION_HEIGHT // 2)
