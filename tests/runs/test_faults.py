@@ -51,12 +51,12 @@ def back_to_step_4(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("most_bytes", "file"), [(700, "metrics.jsonl"), (30_000, "epoch-00004.png"), (20_000_000, "step-000000006")]
+    ("most_bytes", "file"), [(700, "metrics.jsonl"), (30_000, "epoch-00003.png"), (20_000_000, "step-000000006")]
 )
 def test_a_full_disk(run: Path, whole: Path, train: Train, most_bytes: int, file: str) -> None:
     """A limit on the size of a file stands for the full disk: each kind of file in turn is the one that does not fit."""
     back_to_step_4(run)
-    every = 100 if file == "epoch-00004.png" else 1  # then there is no checkpoint before it
+    every = 100 if file == "epoch-00003.png" else 1  # then there is no checkpoint before it
     result = subprocess.run(
         [*SCRIPT, "--resume", run, "--backend", "numpy", "--quiet", "--checkpoint-every", str(every)],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes)),
@@ -95,7 +95,7 @@ def test_a_disk_that_is_really_full_and_one_that_is_read_only(data: Path, tmp_pa
     if result.returncode == 99:
         pytest.skip("tmpfs cannot be mounted here")
     files = ["/.lock", "/checkpoints/latest", "/checkpoints/step-000000000.safetensors"]
-    files += ["/config.json", "/metrics.jsonl", "/samples/epoch-00002.png"]
+    files += ["/config.json", "/metrics.jsonl", "/samples/epoch-00001.png", "/samples/epoch-00002.png"]
     listing = [f"{disk}/run{file}" for file in files]
     assert result.stdout.splitlines() == ["full 1", *listing, "room 0", "read-only 2", "read-only 2"], result.stderr
     full, read_only, other = result.stderr.splitlines()
