@@ -149,11 +149,12 @@ def _add_train(commands: Any) -> None:
     where.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume RUN, or the newest run in runs/")
     where.add_argument(
         "--checkpoint-every", type=int, metavar="EPOCHS",
-        help="besides those at previews and at the end (default: at the first epoch's end after a minute)",
+        help="besides milestones and the end (default: at the first epoch's end after a minute)",
     )  # fmt: skip
     where.add_argument(
         "--keep", type=int, metavar="INT",
-        help="how many of the last checkpoints stay, 35 MB each; those at previews all do (default: 3)",
+        help="how many of the last checkpoints stay, 35 MB each, besides milestones: one every 100 epochs, or every "
+        "--output-period (default: 3)",
     )  # fmt: skip
     where.add_argument("--precision", choices=("fp32", "tf32"), help="of matmuls on a GPU (default: fp32)")
     where.add_argument(

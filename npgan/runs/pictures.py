@@ -26,7 +26,7 @@ _GAP_GREY = 64  # between the images of a grid: neither ink (255) nor paper (0),
 _GAP_COLUMNS, _GAP_ROWS = 2, 1  # terminal cells between samples
 _RAMP = " .:-=+*#%@"  # dark to bright, for a light-on-dark or a dark-on-light page alike: ink is what is dense
 _CAPTION_HEIGHT = 30  # pixels above a frame of the animation
-_MOST_FRAMES = 100  # a frame takes about 70 kB
+_MOST_FRAMES = 100  # a frame takes up to 90 kB
 _ALL_FRAMES_MS, _LAST_FRAME_MS = 15_000, 2_000  # the frames but the last, where there are many; the last one
 _MOST_PIXELS = 4096  # a side of a picture that we are willing to open; ours have 484
 _TICKS = 7  # labels under the curves

@@ -41,7 +41,7 @@ from npgan.runs.sample import noise_vectors
 RUNS = Path("runs")
 SAMPLE_GRID = 64  # images in a PNG of samples, always from the same noise
 PREVIEW = 4  # of them shown in the terminal
-SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides those at previews and at the end; one takes about 0.2 s
+SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides milestones and the end; one takes about 0.2 s
 SECONDS_PER_CALL = 0.1  # of the engine: so long a Ctrl-C waits, and so often the display is told
 
 Recent = Sequence[tuple[int, list[float]]]  # the last iterations: step, StepMetrics
