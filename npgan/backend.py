@@ -78,7 +78,7 @@ def _numpy_backend(reason: str, precision: str) -> Backend:
 
 
 def _cupy_backend(reason: str, precision: str) -> Backend:
-    # Read by CuPy at its first matrix product. tf32 is the flag's to give, so a variable of the same name does not.
+    # Read by CuPy at its first matmul. tf32 is the flag's to give, so a variable of the same name does not.
     os.environ["CUPY_TF32"] = "1" if precision == "tf32" else "0"
     try:
         import cupy

@@ -80,10 +80,19 @@ def _observe(run: RunFolder, *others: Any) -> Observer:
     return FiguresObserver(run, *others)
 
 
+_SAMPLE_DEFAULTS = {"count": 64, "seed": 0, "out": Path("samples.png")}  # not argparse's: --animate refuses given ones
+
+
 def _sample(values: dict[str, Any]) -> int:
     from npgan.runs.sample import animate, generate
 
-    print((animate if values.pop("animated") else generate)(**values))
+    if not values.pop("animated"):
+        print(generate(**{**_SAMPLE_DEFAULTS, **values}))
+        return EXIT_OK
+    given = {"--n": "count" in values, "--seed": "seed" in values, "--interpolate": values["interpolate"]}
+    if flags := [flag for flag, is_given in given.items() if is_given]:
+        raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
+    print(animate(values["run_path"], values.get("out")))
     return EXIT_OK
 
 
@@ -138,10 +147,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_train(commands: Any) -> None:
     parser = commands.add_parser("train", help="train the GAN", description="Train the GAN.", allow_abbrev=False)
     where = parser.add_argument_group("where it runs and where its files are")
-    _add_backend(where, "auto takes a working GPU, else NumPy, and says why (default: auto)")
+    _add_backend(where, "auto takes a working GPU, else NumPy, and says why (default: %(default)s)")
     where.add_argument(
         "--dataset", choices=("auto", "mnist", "digits"), default="auto",
-        help="auto is MNIST from disk, else downloaded, else the embedded digits (default: auto)",
+        help="auto is MNIST from disk, else downloaded, else the embedded digits (default: %(default)s)",
     )  # fmt: skip
     where.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
     where.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<dataset>-<date>-<time>)")
@@ -159,13 +168,13 @@ def _add_train(commands: Any) -> None:
     where.add_argument("--precision", choices=("fp32", "tf32"), help="of matmuls on a GPU (default: fp32)")
     where.add_argument(
         "--kernels", choices=KERNELS, default="auto",
-        help="reference is the textbook as it stands, fused needs numba; auto takes fused where it can (default: auto)",
+        help="reference is the textbook as it stands, fused needs numba; auto takes fused where it can (default: %(default)s)",
     )  # fmt: skip
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     where.add_argument(
         "--colormap", choices=COLORMAPS, default="inferno",
-        help="of the samples in the terminal (default: inferno, as in the tutorial)",
+        help="of the samples in the terminal (default: %(default)s, as in the tutorial)",
     )  # fmt: skip
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
     for each in _config_fields():
@@ -192,7 +201,7 @@ def _default(each: Field[Any]) -> str:
 
 
 def flag_table() -> str:
-    """The flags that are hyper-parameters as a table in Markdown, for docs/flags.md."""
+    """The flags that are hyper-parameters as a table in Markdown, for docs/training.md."""
     rows = ["| flag | default | what it is | what it may be |", "| --- | --- | --- | --- |"]
     for each in _config_fields():
         flag = each.metadata["flag"]
@@ -209,7 +218,7 @@ def _add_blas(group: Any) -> None:
     group.add_argument(
         "--blas-core", default="auto", metavar="CORE",
         help="auto: npgan's own GEMM where the processor has AVX-512, else BLAS; default: BLAS as it is; "
-        "or BLAS with one of OpenBLAS's cores (default: auto)",
+        "or BLAS with one of OpenBLAS's cores (default: %(default)s)",
     )  # fmt: skip
 
 
@@ -219,19 +228,24 @@ def _add_sample(commands: Any) -> None:
         allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
-    parser.add_argument("--n", dest="count", type=int, help="how many (default: 64)")
     parser.add_argument(
-        "--out", type=Path,
-        help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy (default: samples.png); with --animate a .gif "
-        "(default: samples/training.gif of the run)",
+        "--n", dest="count", type=int, default=argparse.SUPPRESS,
+        help=f"how many (default: {_SAMPLE_DEFAULTS['count']})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=argparse.SUPPRESS,
+        help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy "
+        f"(default: {_SAMPLE_DEFAULTS['out']}); with --animate a .gif (default: samples/training.gif of the run)",
     )  # fmt: skip
     parser.add_argument("--interpolate", action="store_true", help="each row of 8 walks from one sample to another")
     parser.add_argument(
         "--animate", dest="animated", action="store_true",
         help="instead: the pictures in samples/ that training left, one after another, with their epochs",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, help="of the noise (default: 0)")
-    _add_backend(parser, "(default: auto)")
+    parser.add_argument(
+        "--seed", type=int, default=argparse.SUPPRESS, help=f"of the noise (default: {_SAMPLE_DEFAULTS['seed']})"
+    )
+    _add_backend(parser, "(default: %(default)s)")
 
 
 def _add_gradcheck(commands: Any) -> None:
@@ -246,14 +260,14 @@ def _add_gradcheck(commands: Any) -> None:
     )
     parser.add_argument("--verbose", action="store_true", help="a line for every tensor")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON, with every number, instead")
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
-    _add_backend(parser, "(default: auto)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: %(default)s)")
+    _add_backend(parser, "(default: %(default)s)")
 
 
 def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate", help="put numbers on a trained run",
-        description="Measure samples of a run's latest checkpoint beside real images, k-means centres, an untrained generator "
+        description="Measure samples of a run's latest checkpoint beside real images, k-means centers, an untrained generator "
         "and noise. Writes evaluation.json and evaluation.png into the run.",
         allow_abbrev=False,
     )  # fmt: skip
@@ -265,13 +279,13 @@ def _add_evaluate(commands: Any) -> None:
         help="folder with the MNIST IDX files (default: the one the run recorded)",
     )
     parser.add_argument(
-        "--n", type=int, default=10_000, help="images in each set; published figures take 10,000 (default: 10000)"
+        "--n", type=int, default=10_000, help="images in each set; published figures take 10,000 (default: %(default)s)"
     )
     parser.add_argument(
-        "--seeds", type=int, default=1, help="draw every set so many times and show the spread (default: 1)"
+        "--seeds", type=int, default=1, help="draw every set so many times and show the spread (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first draw (default: 0)")
-    _add_backend(parser, "(default: auto)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first draw (default: %(default)s)")
+    _add_backend(parser, "(default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
 
 
@@ -293,10 +307,10 @@ def _add_inspect(commands: Any) -> None:
         "--dataset",
         choices=("auto", "mnist", "digits"),
         default="auto",
-        help="of a new run (default: auto, as in train)",
+        help="of a new run (default: %(default)s, as in train)",
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files")
-    parser.add_argument("--seed", type=int, default=0, help="of a new run (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of a new run (default: %(default)s)")
 
 
 def _add_bench(commands: Any) -> None:
@@ -312,19 +326,19 @@ def _add_bench(commands: Any) -> None:
         "--backend",
         choices=("numpy", "cupy"),
         default="numpy",
-        help="cupy: npgan and its baselines on a GPU (default: numpy)",
+        help="cupy: npgan and its baselines on a GPU (default: %(default)s)",
     )
     parser.add_argument(
         "--precisions", type=_names, default=argparse.SUPPRESS, metavar="NAME,...",
         help="of matmuls on a GPU, one table for each (default: fp32,tf32)",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=15, help="turns of every candidate (default: 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of every candidate (default: %(default)s)")
     parser.add_argument(
         "--calls", type=int, help="calls of it in a turn (default: 10; on a GPU 3, most of an epoch each)"
     )
     parser.add_argument(
         "--patience", type=float, default=120.0, metavar="SECONDS",
-        help="that a candidate may take to get ready; what the ones before it did not need is added (default: 120)",
+        help="that a candidate may take to get ready; what the ones before it did not need is added (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
         "--only", type=_names, default=argparse.SUPPRESS, metavar="NAME,...",

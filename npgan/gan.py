@@ -90,13 +90,14 @@ def new_state(config: TrainConfig, backend: Backend, dtype: Any = np.float32) ->
 def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMetrics:
     """One iteration: a D step, then a G step. Updates ``state`` in place. Shapes: pixels (b, 784) uint8.
 
-    Goodfellow et al. 2014, algorithm 1 with k = 1, as the Flux tutorial has it: one batch of real and fake rows for D.
+    Goodfellow et al. 2014, algorithm 1 with k = 1, in the form of the Flux tutorial: real and fake rows are one batch for
+    D, G minimizes −log D(G(z)), which section 3 of the paper recommends, and Adam does the updates.
     """
     g, d = state.generator, state.discriminator
     b = len(pixels)
     loss = loss_of(config)
 
-    # D step: tell real from fake. G is left alone: its fakes are just images here.
+    # D step: tell b real rows from b fakes. G is left alone: its fakes are just images here.
     real = scale_pixels(pixels, g.parameters.dtype)
     fake, _ = g.forward(noise(state, config, LATENT_D, b))
     output, caches = d.forward(np.concatenate([real, fake]), DropoutKey(config.seed, state.step, PASS_D))

@@ -1,8 +1,11 @@
 """The long reliability tests, about ten minutes: 200 kills, 20,000 mutated files. The quick ones are in tests/runs/."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
+
+argparse.ArgumentParser(description=__doc__).parse_args()  # --help must not start it
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "runs"
 

@@ -1,4 +1,4 @@
-"""What a candidate of the benchmark is, and the work of one iteration as matrix products."""
+"""What a candidate of the benchmark is, and the work of one iteration as matmuls."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ NAMES = {
         "jax scan three passes": "JAX, scan, TF32 in three passes",
     },
 }
-_CPU_PEAK = "peak"  # a 2048² product: what this machine can do at best
+_CPU_PEAK = "peak"  # a 2048² matmul: what this machine can do at best
 _PAUSE = 0.1  # seconds before a turn: the threads of the one before wait by spinning, OpenBLAS's for 30 ms
 
 
@@ -143,7 +143,7 @@ def show_cpu(rows: Rows) -> None:
     ]  # fmt: skip
     show_table(("", "median ms", "min ms", "ratio", "GFLOP/s", "of peak", "MB"), lines)
     if "gflops" in rows.get(_CPU_PEAK, {}):
-        print(f"peak: a 2048 x 2048 product at {rows[_CPU_PEAK]['gflops']:.0f} GFLOP/s")
+        print(f"peak: a 2048 x 2048 matmul at {rows[_CPU_PEAK]['gflops']:.0f} GFLOP/s")
     show_missing(rows, names)
 
 

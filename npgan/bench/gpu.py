@@ -17,12 +17,12 @@ from npgan.engines.schedule import FusedStep, Resident
 from npgan.gan import new_state
 
 PEAK, COPY = "matmul peak", "copy peak"  # candidates
-SIDE = 8192  # of the matrices of which the product is timed
+SIDE = 8192  # of the matrices whose matmul is timed
 _COPIED = 1 << 30  # bytes read, and as many written
 _TIMES = 4  # a peak is taken in a call
 _STEPS_OF_REFERENCE = 20  # in a call
 
-# Adam has to read and write parameters, m and v once; gradients could stay where the product that makes them ends.
+# Adam has to read and write parameters, m and v once; gradients could stay where the matmul that makes them ends.
 _ADAM_BYTES = 6 * 4
 
 

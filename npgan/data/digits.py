@@ -1,8 +1,8 @@
 """The embedded data set: handwritten-looking digits drawn from a seed, so that training needs no download.
 
 A digit is one of the ``FORMS`` below: pen strokes, each a smooth curve through a few points. Every image bends the form
-in its own way (``TRAITS``), is then scaled to a box of about 20×20 pixels, placed by its centre of mass in the 28×28
-frame as MNIST does, and inked: a pixel's grey follows from its distance to the pen's path.
+in its own way (``TRAITS``), is then scaled to a box of about 20×20 pixels, placed by its center of mass in the 28×28
+frame as MNIST does, and inked: a pixel's gray follows from its distance to the pen's path.
 
 All arithmetic is IEEE addition, multiplication, division and square root on numbers from ``uniform``, one operation per
 NumPy call. There is no sine, no BLAS and no library random number, so every machine draws the same bytes.
@@ -158,7 +158,7 @@ def _trace(form: Form, hand: dict[str, np.ndarray], wobble: np.ndarray) -> tuple
     """The pen's path: x and y, each float32 (S, n) for S samples and n images, in units of the box.
 
     ``wobble`` (2P or more, n): standard normal-like numbers. A stroke is a cardinal spline: between two points a cubic
-    Hermite curve whose tangent at a point is ``roundness`` times the chord of its neighbours.
+    Hermite curve whose tangent at a point is ``roundness`` times the chord of its neighbors.
     """
     where = {
         point: [point[axis] / 100 + hand["wobble"] * wobble[2 * k + axis] for axis in (0, 1)]
@@ -214,7 +214,7 @@ def _ink(x: np.ndarray, y: np.ndarray, hand: dict[str, np.ndarray]) -> np.ndarra
     """The drawing: uint8 (28, 28, n) from the path's samples x and y, each (S, n), in pixels.
 
     Every sample is a disc of the pen's radius there. A pixel takes the least distance to a sample, in radii, and turns
-    it to grey by a ramp of width ``blur`` around 1. Images are the last axis so that every operation runs over a full
+    it to gray by a ramp of width ``blur`` around 1. Images are the last axis so that every operation runs over a full
     row of the block; a sample touches only the window of pixels that its discs can reach in some image of the block.
     """
     samples, n = x.shape
@@ -222,22 +222,22 @@ def _ink(x: np.ndarray, y: np.ndarray, hand: dict[str, np.ndarray]) -> np.ndarra
     radius = hand["pen"] * (1 + hand["pressure"] * along)
     weight = 1 / (radius * radius)
     reach = (radius * (1 + 0.5 * hand["blur"] / hand["pen"])).max(axis=1)
-    centres = np.arange(SIDE, dtype=np.float32)[:, None] + 0.5
+    centers = np.arange(SIDE, dtype=np.float32)[:, None] + 0.5
     left, right = _window(x, reach)
     top, bottom = _window(y, reach)
 
     nearest = np.full((SIDE, SIDE, n), _FAR, dtype=np.float32)
     for s in range(samples):
         columns, rows = slice(left[s], right[s]), slice(top[s], bottom[s])
-        dx, dy = centres[columns] - x[s], centres[rows] - y[s]
+        dx, dy = centers[columns] - x[s], centers[rows] - y[s]
         squared = (dy * dy * weight[s])[:, None] + (dx * dx * weight[s])[None]
         np.minimum(nearest[rows, columns], squared, out=nearest[rows, columns])
 
-    grey = np.sqrt(nearest, out=nearest)
-    np.subtract(1, grey, out=grey)
-    grey *= 255 * hand["pen"] / hand["blur"]
-    grey += 127.5 + 0.5  # the ramp's middle, and a half so that the cast rounds
-    return np.clip(grey, 0, 255, out=grey).astype(np.uint8)
+    gray = np.sqrt(nearest, out=nearest)
+    np.subtract(1, gray, out=gray)
+    gray *= 255 * hand["pen"] / hand["blur"]
+    gray += 127.5 + 0.5  # the ramp's middle, and a half so that the cast rounds
+    return np.clip(gray, 0, 255, out=gray).astype(np.uint8)
 
 
 def _window(path: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ class Compute:
     blas: Blas = field(default_factory=Blas)
 
     def as_before(self, runtime: dict[str, Any]) -> Compute:
-        """What this leaves open is, where it can be, as the ``runtime`` of a checkpoint has it."""
+        """What the flags leave open is taken from the ``runtime`` of a checkpoint, where that can be had."""
         backend = "numpy" if self.backend == "auto" and runtime.get("backend") == "numpy" else self.backend
         kernels = "reference" if self.kernels == "auto" and runtime.get("kernels") == "reference" else self.kernels
         same = runtime.get("backend") == backend or backend == "auto"

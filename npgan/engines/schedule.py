@@ -1,7 +1,7 @@
 """One iteration of ``gan.train_step`` as calls of fused kernels, in buffers that are allocated once.
 
-Every elementwise pass is the epilogue of a matrix product, and Adam that of a weight gradient; some calls may run beside each
-other. ``Kernels`` is what a table of fused kernels has to offer: ``engines.reference`` (compositions of ops, any dtype),
+Every elementwise pass is the epilogue of a matmul, and Adam that of a weight gradient; updates may run on a side stream.
+``Kernels`` is what a table of fused kernels has to offer: ``engines.reference`` (compositions of ops, any dtype),
 ``engines.cpu`` (numba), ``engines.cuda`` (launches). Tests hold the schedule to the textbook, and the tables to each other.
 
 Letters: N rows; I inputs and O outputs of a Dense layer; z = x·W + b its result before the activation, y after it; B the batch
@@ -232,7 +232,7 @@ class FusedStep:
                 self._update(index, p.y[index - 1] if index else p.x, dz, parameters)
 
     def _update(self, index: int, x: Array, dz: Array, parameters: list[Parameters]) -> None:
-        """After the product that reads the layer's weight: on the side stream, but for the first layer."""
+        """After the matmul that reads the layer's weight: on the side stream, but for the first layer."""
         with self.kernels.side_stream() if index else nullcontext():
             self.kernels.update(x, dz, parameters[index], self.resident.step)
         if index == 0:
@@ -276,9 +276,10 @@ def unsupported(state: TrainState) -> str | None:
     hidden_g: list[type[Layer]] = [Dense, LeakyReLU]
     hidden_d: list[type[Layer]] = [Dense, LeakyReLU, Dropout]
     g, d = ([type(layer) for layer in net.layers] for net in (state.generator, state.discriminator))
+    blocks = max(1, len(d) // 3)  # the head's backward ends in a hidden layer
     if g != [*hidden_g * (len(g) // 2 - 1), Dense, Tanh] or d not in (
-        [*hidden_d * (len(d) // 3), Dense],
-        [*hidden_d * (len(d) // 3), Dense, Sigmoid],
+        [*hidden_d * blocks, Dense],
+        [*hidden_d * blocks, Dense, Sigmoid],
     ):
         return "only the tutorial's layers have fused kernels"
     if not state.optimizer_d.step == state.optimizer_g.step == state.step:

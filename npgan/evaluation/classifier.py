@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +17,13 @@ import numpy as np
 
 from npgan.backend import Array, Backend, to_numpy
 from npgan.data.batches import batch_bounds, iterations_per_epoch, scale_pixels
-from npgan.data.mnist import Dataset, cache_folder
+from npgan.data.mnist import Dataset, Report, cache_folder
 from npgan.files import replacing
 from npgan.gan import IMAGE_PIXELS
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
-
-Report = Callable[[str], None]
 
 CLASSES = 10
 FEATURES = 128

@@ -17,7 +17,7 @@ from npgan.evaluation.classifier import cached
 from npgan.evaluation.figures import RECIPE, Judge, check_sample_count
 from npgan.evaluation.picture import save_picture
 from npgan.evaluation.report import Facts, Row, Steps, tables, warnings, write_json
-from npgan.evaluation.sources import KMEANS_ITERATIONS, from_generator, kmeans_centres, noise_images, which_real
+from npgan.evaluation.sources import KMEANS_ITERATIONS, from_generator, kmeans_centers, noise_images, which_real
 from npgan.gan import new_state
 from npgan.nn.network import Sequential
 from npgan.runs.checkpoint import Checkpoint, restore
@@ -38,7 +38,7 @@ def evaluate(
 ) -> int:
     """Measures the run's latest checkpoint; writes evaluation.json and evaluation.png into the run. Returns 0.
 
-    Each row takes n images, once for each of the seeds seed, seed + 1, …; the k-means centres once. Raises InputError.
+    Each row takes n images, once for each of the seeds seed, seed + 1, …; the k-means centers once. Raises InputError.
     """
     from rich.console import Console
 
@@ -111,7 +111,7 @@ def _sources(
     many = 100
     yield "this run", lambda seed: (from_generator(g, n, seed, backend), None), many
     yield "real train", real, many
-    yield "k-means centres", lambda seed: (kmeans_centres(judge.train[: judge.fair], n, seed, progress), None), 1
+    yield "k-means centers", lambda seed: (kmeans_centers(judge.train[: judge.fair], n, seed, progress), None), 1
     yield "untrained", untrained, many
     yield "noise", lambda seed: (noise_images(n, seed, backend), None), many
 

@@ -24,13 +24,13 @@ def squared_distances(x: Array, points: Array) -> Iterator[tuple[slice, Array]]:
     """
     if x.shape[1:] != points.shape[1:]:
         raise ValueError(f"cannot compare rows of {x.shape[1:]} numbers with rows of {points.shape[1:]}")
-    centre = points.mean(axis=0, dtype=np.float64).astype(points.dtype)
-    points = points - centre
+    center = points.mean(axis=0, dtype=np.float64).astype(points.dtype)
+    points = points - center
     points_squared = np.square(points).sum(axis=1)
     block = max(1, BLOCK_BYTES // (points.dtype.itemsize * len(points)))
     for start in range(0, len(x), block):
         rows = slice(start, min(start + block, len(x)))
-        part = x[rows] - centre
+        part = x[rows] - center
         distances = np.matmul(part, points.T)
         distances *= -2.0
         distances += points_squared

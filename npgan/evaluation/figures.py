@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgan.backend import Array, Backend, to_numpy
-from npgan.data.mnist import Dataset
+from npgan.data.mnist import Dataset, Report
 from npgan.errors import InputError
 from npgan.evaluation.classifier import CLASSES, FEATURES, Classifier, Recipe, get_classifier
 from npgan.evaluation.distances import nearest, radii
 from npgan.evaluation.metrics import (
-    NEIGHBOURS,
+    NEIGHBORS,
     Classes,
     Memory,
     PrecisionRecall,
@@ -24,8 +23,6 @@ from npgan.evaluation.metrics import (
     precision_recall,
 )
 from npgan.evaluation.parzen import VALIDATION_IMAGES, Parzen, parzen
-
-Report = Callable[[str], None]
 
 RECIPE = Recipe()
 
@@ -44,7 +41,7 @@ class Details(NamedTuple):
     """What a picture needs of the set that was measured. Shapes: (N,) each."""
 
     label: np.ndarray  # the most probable class
-    neighbour: Any  # place of the nearest training image; None like ``memory``
+    neighbor: np.ndarray | None  # place of the nearest training image; None like ``memory``
 
 
 class Judge:
@@ -78,7 +75,7 @@ class Judge:
         self.test = _unit_interval(test.images, backend)
         self.accuracy = self.classifier.accuracy(2.0 * self.test - 1.0, np.asarray(test.labels))
         self.features, _ = self.classifier.features_and_probabilities(2.0 * self.test - 1.0)
-        self._moments, self._radii = moments(self.features), radii(self.features, NEIGHBOURS)
+        self._moments, self._radii = moments(self.features), radii(self.features, NEIGHBORS)
 
     def figures(
         self, images: Array, itself: np.ndarray | None = None, with_memory: bool = True
@@ -87,11 +84,11 @@ class Judge:
         features, probabilities = self.classifier.features_and_probabilities(2.0 * images - 1.0)
         remembered, details = None, Details(probabilities.argmax(axis=1), None)
         if with_memory:
-            distances, neighbours = nearest(
+            distances, neighbors = nearest(
                 images, self.train, None if itself is None else self.backend.to_device(itself)
             )
             remembered = memory(to_numpy(distances))
-            details = details._replace(neighbour=to_numpy(neighbours))
+            details = details._replace(neighbor=to_numpy(neighbors))
         measured = Figures(
             parzen(images, self.validation, self.test),
             frechet_distance(moments(features), self._moments),

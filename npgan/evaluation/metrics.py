@@ -12,7 +12,7 @@ import numpy as np
 
 from npgan.evaluation.distances import any_within, radii
 
-NEIGHBOURS = 3  # Kynkäänniemi et al. 2019 take the third nearest neighbour
+NEIGHBORS = 3  # Kynkäänniemi et al. 2019 take the third nearest neighbor
 SURE = 0.95  # from this probability on the classifier counts as sure
 
 
@@ -30,8 +30,8 @@ def moments(features: np.ndarray) -> Moments:
         raise ValueError(f"{n} images are too few for the covariance of {f} features: {f + 1} are needed")
     features = features.astype(np.float64)
     mean = features.mean(axis=0)
-    centred = features - mean
-    return Moments(mean, centred.T @ centred / (n - 1))
+    centered = features - mean
+    return Moments(mean, centered.T @ centered / (n - 1))
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -57,7 +57,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(
-    features: np.ndarray, real: np.ndarray, real_radii: np.ndarray | None = None, k: int = NEIGHBOURS
+    features: np.ndarray, real: np.ndarray, real_radii: np.ndarray | None = None, k: int = NEIGHBORS
 ) -> PrecisionRecall:
     """Kynkäänniemi et al. 2019. Shapes: features (N, F), real (M, F), both longer than k: ValueError.
 
@@ -65,7 +65,7 @@ def precision_recall(
     ``radii(real, k)`` again.
     """
     if min(len(features), len(real)) <= k:
-        raise ValueError(f"{min(len(features), len(real))} images are too few for {k} nearest neighbours")
+        raise ValueError(f"{min(len(features), len(real))} images are too few for {k} nearest neighbors")
     precision = any_within(features, real, radii(real, k) if real_radii is None else real_radii).mean()
     recall = any_within(real, features, radii(features, k)).mean()
     return PrecisionRecall(float(precision), float(recall))

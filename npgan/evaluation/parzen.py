@@ -4,7 +4,7 @@ A Gaussian of one width σ is laid on each of M images of a model, and the mean 
 that the model has not seen. Letters: N images to judge, M of the model, F = 784 pixels, all of them in [0, 1].
 
 The figure is in nats, per image. It says little about how good samples look: Theis, van den Oord and Bethge 2016 show that
-k-means centres beat real images. It is here because it can be compared with what was published.
+k-means centers beat real images. It is here because it can be compared with what was published.
 """
 
 from __future__ import annotations

@@ -34,10 +34,11 @@ class Curve(NamedTuple):
 
 def save_picture(path: Path, images: np.ndarray, details: Details, train: np.ndarray, run: RunFolder) -> None:
     """Shapes: images (N, 784) and train (M, 784) in [0, 1]. Each row of the picture is one class, as the classifier sees it."""
+    assert details.neighbor is not None, "the pairs need what was measured with memory"
     by_class = [np.flatnonzero(details.label == k)[:_SAMPLES] for k in range(10)]
     samples = [[images[i] for i in members] for members in by_class]
     pairs = [
-        [image for i in members[:_PAIRS] for image in (images[i], train[details.neighbour[i]])] for members in by_class
+        [image for i in members[:_PAIRS] for image in (images[i], train[details.neighbor[i]])] for members in by_class
     ]
     panels = [
         ("samples, one class a row", _tiles(samples, _SAMPLES, pair=False)),

@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgan.evaluation.figures import Figures
-from npgan.evaluation.metrics import NEIGHBOURS, SURE
+from npgan.evaluation.metrics import NEIGHBORS, SURE
 from npgan.evaluation.parzen import PUBLISHED, SIGMAS
 from npgan.runs.folder import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.table import Table
 
 
 class Row(NamedTuple):
@@ -100,12 +101,12 @@ class Steps:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def tables(rows: Sequence[Row], facts: Facts) -> list[Any]:
+def tables(rows: Sequence[Row], facts: Facts) -> list[Table]:
     """Two rich tables, each at most 80 columns wide: figures of pixels beside what was published, figures of features."""
     return [_pixel_table(rows, facts), _feature_table(rows, facts)]
 
 
-def _pixel_table(rows: Sequence[Row], facts: Facts) -> Any:
+def _pixel_table(rows: Sequence[Row], facts: Facts) -> Table:
     table = _new_table(
         f"{facts.n:,} images a row against {facts.test_images:,} test images",
         ("Parzen, nats", "σ", "nearest"),
@@ -128,12 +129,12 @@ def _pixel_table(rows: Sequence[Row], facts: Facts) -> Any:
     return table
 
 
-def _feature_table(rows: Sequence[Row], facts: Facts) -> Any:
+def _feature_table(rows: Sequence[Row], facts: Facts) -> Table:
     table = _new_table(
         f"by npgan's own classifier, right on {facts.accuracy:.2%} of the test images",
         ("Fréchet", "score", "precision", "recall", "KL", "sure"),
         "These compare only with figures from the same classifier. Fréchet: squared distance to the test images' features. "
-        f"precision, recall: Kynkäänniemi et al., {NEIGHBOURS} neighbours. KL: of the classes to uniform, nats. "
+        f"precision, recall: Kynkäänniemi et al., {NEIGHBORS} neighbors. KL: of the classes to uniform, nats. "
         f"sure: share of images with a class of probability {SURE:g} or more.",
     )
     columns: list[tuple[Callable[[Figures], float], int]] = [
@@ -150,7 +151,7 @@ def _feature_table(rows: Sequence[Row], facts: Facts) -> Any:
     return table
 
 
-def _new_table(title: str, columns: Sequence[str], caption: str) -> Any:
+def _new_table(title: str, columns: Sequence[str], caption: str) -> Table:
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Where the sets of images come from that are put side by side: a generator, real images, k-means centres, noise.
+"""Where the sets of images come from that are put side by side: a generator, real images, k-means centers, noise.
 
 Each gives n images (n, 784) in [0, 1], float32, on the backend; the same seed gives the same images.
 """
@@ -39,19 +39,19 @@ def which_real(count: int, n: int, seed: int) -> np.ndarray:
     return philox.permutation(seed, 0, count)[:n]
 
 
-def kmeans_centres(images: Array, n: int, seed: int, progress: Callable[[str], None]) -> Array:
-    """n centres of the images (M, 784): a few rounds of Lloyd's algorithm (1957) from n of the images. M ≥ n.
+def kmeans_centers(images: Array, n: int, seed: int, progress: Callable[[str], None]) -> Array:
+    """n centers of the images (M, 784): a few rounds of Lloyd's algorithm (1957) from n of the images. M ≥ n.
 
-    A round gives every image to its nearest centre, then moves every centre to the mean of its images; a centre without
+    A round gives every image to its nearest center, then moves every center to the mean of its images; a center without
     any stays where it is. A model that knows nothing but averages, and that the Parzen window likes better than the truth.
     """
     host = to_numpy(images)
-    centres = host[which_real(len(host), n, seed)]
+    centers = host[which_real(len(host), n, seed)]
     for iteration in range(KMEANS_ITERATIONS):
-        on_device = array_module(images).asarray(centres)
+        on_device = array_module(images).asarray(centers)
         owner = np.concatenate([to_numpy(d.argmin(axis=1)) for _, d in squared_distances(images, on_device)])
         order = np.argsort(owner, kind="stable")
         owners, starts, counts = np.unique(owner[order], return_index=True, return_counts=True)
-        centres[owners] = np.add.reduceat(host[order], starts, axis=0) / counts[:, None].astype(np.float32)
-        progress(f"k-means: round {iteration + 1} of {KMEANS_ITERATIONS}, {n:,} centres")
-    return array_module(images).asarray(centres)
+        centers[owners] = np.add.reduceat(host[order], starts, axis=0) / counts[:, None].astype(np.float32)
+        progress(f"k-means: round {iteration + 1} of {KMEANS_ITERATIONS}, {n:,} centers")
+    return array_module(images).asarray(centers)

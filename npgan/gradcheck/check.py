@@ -67,7 +67,7 @@ class Result:
     """How one tensor's gradient fared under one method.
 
     ``error`` is the worst |analytic − numeric| / max(|analytic|, |numeric|, typical), where typical is the root mean square
-    of the numeric values: an element that is small by chance is not held to more digits than its neighbours.
+    of the numeric values: an element that is small by chance is not held to more digits than its neighbors.
     ``analytic`` and ``numeric`` are the values at that worst place, ``index``: an element's, or empty for a direction.
     """
 

@@ -16,6 +16,7 @@ from npgan.gradcheck.source import Source
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 _WIDE = 140  # columns from which the whole table fits
 _LABEL = 30  # columns for the name of a backward
@@ -173,7 +174,7 @@ def most_telling(failures: Sequence[Result]) -> Result:
     return one_tensor[-1 if first.where else 0]
 
 
-def _quote(text: Any, source: Source) -> None:
+def _quote(text: Text, source: Source) -> None:
     if source.formula:
         text.append(f"formula  {source.formula}\n")
     text.append(f"source   {source.file}:{source.line}\n")
@@ -181,7 +182,7 @@ def _quote(text: Any, source: Source) -> None:
         text.append(f"{number:>7}  ", style="dim").append(f"{line}\n", style="cyan")
 
 
-def _verdict(report: Report) -> Any:
+def _verdict(report: Report) -> Text:
     from rich.text import Text
 
     results, failures = report.results, report.failures

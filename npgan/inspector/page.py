@@ -76,7 +76,7 @@ def _facts(trace: StepTrace) -> str:
         "loss of G": f"{trace.loss_g:.4f}",
         "D(real)": f"{d_real:.3f}",
         "D(fake)": f"{d_fake:.3f}",
-        "D right about": f"{trace.accuracy:.1%}",
+        "accuracy of D": f"{trace.accuracy:.1%}",
         "arithmetic": f"{quantity(sum(op.flops for op in trace.ops), 'FLOP')}",
         "memory moved": f"{quantity(sum(op.bytes for op in trace.ops), 'B')}",
     }

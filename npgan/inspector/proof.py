@@ -11,9 +11,10 @@ from npgan import backend
 from npgan.gan import LATENT_G, PASS_D, PASS_G, loss_of, noise
 from npgan.gradcheck import COMPLEX, Result
 from npgan.gradcheck.methods import Bound, along_direction, random_direction
+from npgan.gradcheck.networks import kinks as kinks_of
 from npgan.gradcheck.suite import LEVELS, run_levels
 from npgan.inspector.trace import StepTrace, copied_network
-from npgan.nn.layers import DropoutKey, LeakyReLU
+from npgan.nn.layers import DropoutKey
 from npgan.nn.network import Sequential
 
 METHOD = (
@@ -109,4 +110,4 @@ def _directions(
 def _forward(network: Sequential, x: np.ndarray, dropout: DropoutKey | None) -> tuple[np.ndarray, list[np.ndarray]]:
     """The output, and what the branches go by."""
     y, caches = network.forward(x, dropout)
-    return y, [x for layer, x in zip(network.layers, caches, strict=True) if isinstance(layer, LeakyReLU)]
+    return y, kinks_of(network, caches)

@@ -71,7 +71,7 @@ def headline(trace: StepTrace) -> Text:
     text = Text(f"Iteration {trace.number:,}", style="bold")
     text.append(
         f": {len(trace.ops)} operations, {quantity(work, 'FLOP')}, at least {quantity(moved, 'B')} moved\n"
-        f"D step  loss {trace.loss_d:.4f}   D(real) {d_real:.3f}   D(fake) {d_fake:.3f}   D right about {trace.accuracy:.1%}\n"
+        f"D step  loss {trace.loss_d:.4f}   D(real) {d_real:.3f}   D(fake) {d_fake:.3f}   accuracy of D {trace.accuracy:.1%}\n"
         f"G step  loss {trace.loss_g:.4f}   D(fake) {float(np.mean(trace.p_g)):.3f}, after D's update",
         style="not bold",
     )

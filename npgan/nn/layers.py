@@ -115,13 +115,14 @@ class Dropout(Layer):
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self.scale = 1.0 / (1.0 - rate)
-        self.threshold = round(rate * 65536)  # of the 2¹⁶ values of 16 bits so many mean "dropped"
+        self.threshold = round(rate * 65536)  # so many of the 2¹⁶ values of 16 random bits mean "dropped"
 
     def draw_site(self, forward_pass: int) -> int:
+        """Tells apart the masks of one step: those of its passes, and of a network's dropout layers."""
         return 16 * forward_pass + self.site
 
     def mask(self, x: Array, key: DropoutKey) -> Array:
-        """1/(1 − rate) where an element of x is kept, else 0. The rate is met to within 2⁻¹⁷."""
+        """1/(1 − rate) where an element is kept, else 0. Shapes: as x (N, O). The rate is met to within 2⁻¹⁷."""
         site, xp = self.draw_site(key.forward_pass), array_module(x)
         bits = philox.random_halfwords(key.seed, philox.Stream.DROPOUT, key.step, site, x.size, xp)
         return (bits.reshape(x.shape) >= self.threshold) * x.real.dtype.type(self.scale)

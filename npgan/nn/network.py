@@ -16,9 +16,9 @@ from npgan.nn.layers import Dropout, DropoutKey, Layer
 class Sequential:
     """Layers in a row. ``parameters`` and ``gradients`` are flat vectors (P,); the layers' tensors are views into them.
 
-    So Adam, a checkpoint or a gradient check of the whole network is one call on one vector. ``tensors`` names the views
-    as ``"0.weight"``: the layer's index, a dot, the tensor; ``gradient_tensors`` has the same names. ``backward`` assigns
-    gradients and never adds to them, so nothing needs to be set to zero between steps.
+    So Adam, or the norm of all gradients, is one call on one vector. ``tensors`` names the views as ``"0.weight"``: the
+    layer's index, a dot, the tensor; ``gradient_tensors`` has the same names. ``backward`` assigns gradients and never
+    adds to them, so nothing needs to be set to zero between steps.
     """
 
     def __init__(self, layers: Sequence[Layer], dtype: Any = np.float32, xp: ModuleType = np) -> None:

@@ -1,6 +1,7 @@
 """All the maths of npgan: every ``X_forward`` directly above its ``X_backward``.
 
-Letters: N rows of a batch, I inputs and O outputs of a layer, P parameters of a network.
+Letters: N rows of a batch, I inputs and O outputs of a layer, P parameters of a network, K classes. For losses p is a
+probability, z a logit (what a sigmoid or softmax is taken of), t the target.
 ``dname`` is ∂L/∂name and has the shape of ``name``; ``dy`` is what the next operation's backward handed down.
 Every weight is (I, O), so a layer reads ``x @ weight + bias``.
 

@@ -6,6 +6,7 @@ It is a keyed bijection on 128-bit counters, so there is no state to save, copy 
     key     = (low 32 bits of the seed, high 32 bits of the seed)
     counter = (block, step, site, stream)
 
+``stream`` says what a draw is for, ``step`` when it is made, and ``site`` tells apart the draws of one stream in one step.
 One block yields four 32-bit words. Element ``i`` of a draw takes word ``i % 4`` of block ``i // 4``; a 16-bit draw takes
 halfword ``i % 8`` of block ``i // 8``, the low half of each word first. A seed and a step are therefore all that a
 resumed run needs, and a dropout mask can be made again at any time from its key.
@@ -31,7 +32,7 @@ _LOW_32 = 0xFFFFFFFF
 class Stream(IntEnum):
     """What a draw is for. Streams never share a counter, so they are independent."""
 
-    INIT = 0  # initial weights; site = index of the tensor, plus 1000 for the discriminator
+    INIT = 0  # initial weights; site = index of the layer, plus 1000 for the discriminator
     SHUFFLE = 1  # order of the training images; step = epoch
     LATENT = 2  # noise for the generator; step = iteration
     DROPOUT = 3  # dropout masks; step = iteration, site = layer and pass
@@ -76,7 +77,7 @@ def random_words(seed: int, stream: Stream, step: int, site: int, count: int, xp
 
 
 def random_halfwords(seed: int, stream: Stream, step: int, site: int, count: int, xp: ModuleType = np) -> Array:
-    """``count`` uniformly distributed uint16 values, shape (count,): half the Philox work of ``random_words``."""
+    """``count`` uniformly distributed uint16 values, shape (count,): two of each word of ``random_words``."""
     return random_words(seed, stream, step, site, -(-count // 2), xp).view(xp.uint16)[:count]
 
 

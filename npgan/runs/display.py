@@ -17,14 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from npgan.runs.pictures import heat_map, loss_curves, save_grid, to_uint8
+from npgan.runs.pictures import heat_map, loss_curves
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
     from rich.progress import Progress, TaskID
-
-__all__ = ["TrainingDisplay", "heat_map", "loss_curves", "save_grid", "to_uint8"]
 
 _UPDATE_SECONDS = 0.2  # between two redraws; one takes 0.9 ms, so the bar costs less than half a percent of the time
 _RATE_UPDATES = 50  # iterations/s is the mean over so many updates: the last ten seconds, or 50 slow iterations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SIDE = 28  # pixels; every image is _SIDE x _SIDE
-_GAP_GREY = 64  # between the images of a grid: neither ink (255) nor paper (0), so that their edges show
+_GAP_GRAY = 64  # between the images of a grid: neither ink (255) nor paper (0), so that their edges show
 _GAP_COLUMNS, _GAP_ROWS = 2, 1  # terminal cells between samples
 _RAMP = " .:-=+*#%@"  # dark to bright, for a light-on-dark or a dark-on-light page alike: ink is what is dense
 _CAPTION_HEIGHT = 30  # pixels above a frame of the animation
@@ -50,7 +50,7 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 8, gap: int = 2, scale: int = 2) -> None:
     """Write images (N, 28, 28) or (N, 784) in [-1, 1] as one grayscale PNG, row by row, ``columns`` to a row.
 
-    ``gap``: grey pixels between and around the images. ``scale``: every pixel, gaps too, becomes scale x scale. Fewer
+    ``gap``: gray pixels between and around the images. ``scale``: every pixel, gaps too, becomes scale x scale. Fewer
     images than columns make a narrower grid. The folder is made when missing; the file appears whole or not at all.
     Same images, same bytes. Raises ValueError as ``to_uint8`` does, OSError when the file cannot be written.
     """
@@ -62,7 +62,7 @@ def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 8, gap: in
     columns = min(columns, len(pixels))
     rows = math.ceil(len(pixels) / columns)
     pitch = _SIDE + gap
-    grid = np.full((rows * pitch + gap, columns * pitch + gap), _GAP_GREY, dtype=np.uint8)
+    grid = np.full((rows * pitch + gap, columns * pitch + gap), _GAP_GRAY, dtype=np.uint8)
     for index, image in enumerate(pixels):
         top, left = (gap + pitch * place for place in divmod(index, columns))
         grid[top : top + _SIDE, left : left + _SIDE] = image

@@ -15,15 +15,11 @@ from npgan.runs.folder import RunFolder
 from npgan.runs.pictures import save_grid
 
 
-def generate(
-    run_path: Path, count: int | None, out: Path | None, *, seed: int | None, interpolate: bool, backend_name: str
-) -> str:
+def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: bool, backend_name: str) -> str:
     """Draws from a run's latest checkpoint into ``out`` (.png: a grid; .npy: float32 (count, 28, 28) in [−1, 1]).
 
-    ``interpolate``: each row of eight walks on a great circle from one noise vector to another. What is None has the
-    command line's default. Returns a line to print.
+    ``interpolate``: each row of eight walks on a great circle from one noise vector to another. Returns a line to print.
     """
-    count, out, seed = 64 if count is None else count, out or Path("samples.png"), seed or 0
     if out.suffix not in (".png", ".npy"):
         raise InputError(f"--out {out}: must end in .png or .npy")
     _check_folder(out)
@@ -48,16 +44,8 @@ def generate(
     return f"{out}: {count} samples of {run_path} after step {checkpoint.step}"
 
 
-def animate(
-    run_path: Path, count: int | None, out: Path | None, *, seed: int | None, interpolate: bool, backend_name: str
-) -> str:
-    """The pictures that training left in a run's samples/ as a GIF, ``out`` or samples/training.gif. Returns a line to print.
-
-    Raises InputError where there are none, and for flags that say how samples are to be drawn.
-    """
-    given = [("--n", count is not None), ("--seed", seed is not None), ("--interpolate", interpolate)]
-    if flags := [flag for flag, is_given in given if is_given]:
-        raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
+def animate(run_path: Path, out: Path | None) -> str:
+    """The pictures that training left in a run, as a GIF: ``out`` or samples/training.gif. Returns a line to print."""
     if out is not None:
         if out.suffix != ".gif":
             raise InputError(f"--out {out}: must end in .gif with --animate")

@@ -40,7 +40,6 @@ from npgan.runs.sample import noise_vectors
 
 RUNS = Path("runs")
 SAMPLE_GRID = 64  # images in a PNG of samples, always from the same noise
-PREVIEW = 4  # of them shown in the terminal
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides milestones and the end; one takes about 0.2 s
 SECONDS_PER_CALL = 0.1  # of the engine: so long a Ctrl-C waits, and so often the display is told
 
@@ -68,7 +67,7 @@ class FolderChoice(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for. What a resumed run is not asked, it has as before."""
+    """What the command line asks for. A resumed run keeps what is not given here."""
 
     config: dict[str, Any] = field(default_factory=dict)  # the fields of TrainConfig that were given
     data: DataChoice = DataChoice()
@@ -345,7 +344,7 @@ def _show_samples(job: _Job, epoch: int) -> dict[str, str]:
     samples = to_numpy(job.state.generator(job.backend.to_device(noise)))
     if not np.isfinite(samples).all():
         raise _diverged(job, ("generator", "samples"), ())
-    job.display.preview(samples[:PREVIEW], epoch, job.run.save_samples(samples, epoch))
+    job.display.preview(samples, epoch, job.run.save_samples(samples, epoch))
     alike = samples_alike(samples, spread(job.data.images[:1000] / 127.5), job.state.step)
     return {"samples alike": alike} if alike else {}
 

@@ -41,9 +41,7 @@ def test_an_image_does_not_depend_on_the_count(count: int, drawn: tuple[Array, A
     np.testing.assert_array_equal(labels, drawn[1][:count])
 
 
-def test_an_image_does_not_depend_on_its_neighbours(
-    drawn: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_does_not_depend_on_its_neighbors(drawn: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "_BLOCK", 7)
     np.testing.assert_array_equal(digits.render(300, 11)[0], drawn[0][:300])
 
@@ -81,7 +79,7 @@ def test_no_two_images_are_alike(drawn: tuple[Array, Array]) -> None:
 
 
 def test_ink_is_like_mnist(drawn: tuple[Array, Array]) -> None:
-    """MNIST: mean 0.131, 8 % of the pixels above 0.95 and 10 % grey, half of all images between 0.10 and 0.16."""
+    """MNIST: mean 0.131, 8 % of the pixels above 0.95 and 10 % gray, half of all images between 0.10 and 0.16."""
     images = drawn[0] / 255.0
     per_image = images.mean(axis=(1, 2))
     assert 0.11 < images.mean() < 0.15
@@ -101,11 +99,11 @@ def test_every_digit_fills_its_box_and_stays_in_the_frame(drawn: tuple[Array, Ar
     assert border.max() < 128 and (border > 0).mean() < 1e-3
 
 
-def test_digits_are_centred(drawn: tuple[Array, Array]) -> None:
+def test_digits_are_centered(drawn: tuple[Array, Array]) -> None:
     images = drawn[0].astype(np.float64)
-    centres = np.arange(28) + 0.5
+    centers = np.arange(28) + 0.5
     total = images.sum(axis=(1, 2))
-    for mass in (images.sum(axis=1) @ centres / total, images.sum(axis=2) @ centres / total):
+    for mass in (images.sum(axis=1) @ centers / total, images.sum(axis=2) @ centers / total):
         assert abs(mass.mean() - 14.0) < 0.3
         assert 0.2 < mass.std() < 1.5
         assert np.abs(mass - 14.0).max() < 5.0

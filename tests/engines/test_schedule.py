@@ -72,7 +72,8 @@ def test_every_tensor_of_an_iteration_is_told_in_order(backend: Backend) -> None
 @pytest.mark.parametrize(
     ("g", "d", "told"),
     [
-        ([Dense(4, 784), Tanh()], [Dense(784, 1), Sigmoid()], None),
+        ([Dense(4, 784), Tanh()], [Dense(784, 8), LeakyReLU(0.2), Dropout(0.3), Dense(8, 1), Sigmoid()], None),
+        ([Dense(4, 784), Tanh()], [Dense(784, 1), Sigmoid()], "tutorial's layers"),
         ([Dense(4, 8), LeakyReLU(0.2), Dense(8, 784), Tanh()], [Dense(784, 8), LeakyReLU(0.2), Dropout(0.3), Dense(8, 1)],
          None),
         ([Dense(4, 8), Tanh(), Dense(8, 784), Tanh()], [Dense(784, 1), Sigmoid()], "tutorial's layers"),

@@ -172,9 +172,9 @@ def test_kmeans_finds_the_middle_of_clusters() -> None:
     for seed in range(20):  # a seed that starts in all four clusters
         if len({int(place) // 50 for place in sources.which_real(200, 4, seed)}) == 4:
             break
-    centres = sources.kmeans_centres(images, 4, seed, lambda line: None)
-    order = centres[:, :4].argmax(axis=1)
-    np.testing.assert_allclose(centres, images.reshape(4, 50, 784).mean(axis=1)[order], rtol=1e-4, atol=1e-4)
+    centers = sources.kmeans_centers(images, 4, seed, lambda line: None)
+    order = centers[:, :4].argmax(axis=1)
+    np.testing.assert_allclose(centers, images.reshape(4, 50, 784).mean(axis=1)[order], rtol=1e-4, atol=1e-4)
 
 
 # --- the command
@@ -217,7 +217,7 @@ def _evaluate(run: Path, *more: str) -> list[str]:
 def test_what_an_evaluation_prints_and_leaves(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(_evaluate(run, "--seeds", "2")) == 0
     captured = capsys.readouterr()
-    rows = ["this run", "real train", "k-means centres", "untrained", "noise"]
+    rows = ["this run", "real train", "k-means centers", "untrained", "noise"]
     assert max(len(line) for line in captured.out.partition("150 images a row")[2].splitlines()[:-1]) <= 80
     assert "…" not in captured.out.partition("150 images a row")[2]
     for words in (*rows, "150 images a row", "adversarial nets", "225.0 ± 2.0", "same classifier", "ETA"):
@@ -230,7 +230,7 @@ def test_what_an_evaluation_prints_and_leaves(run: Path, capsys: pytest.CaptureF
     real, noise = values["rows"][1], values["rows"][4]
     assert real["parzen_mean_over_seeds"] > noise["parzen_mean_over_seeds"]
     assert real["draws"][0]["frechet"] < noise["draws"][0]["frechet"]
-    assert real["draws"][0]["memory"]["smallest"] > 0.0  # an image is not its own neighbour
+    assert real["draws"][0]["memory"]["smallest"] > 0.0  # an image is not its own neighbor
     with Image.open(run / "evaluation.png") as picture:
         assert picture.size[0] > 1000
 

@@ -95,7 +95,7 @@ def mutate(content: bytes, chance: random.Random) -> bytes:
 def forge(content: bytes, chance: random.Random) -> bytes:
     """The checkpoint with other metadata under a right checksum, as a person with bad intentions would write it."""
     from safetensors.numpy import load as parse
-    from safetensors.numpy import save as serialise
+    from safetensors.numpy import save as serialize
 
     length = int.from_bytes(content[:8], "little")
     body = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["npgan"].partition(" ")[2])
@@ -118,7 +118,7 @@ def forge(content: bytes, chance: random.Random) -> bytes:
             (2, 2), np.float16
         )
     text = json.dumps(body)
-    return serialise(tensors, {"npgan": f"{_digest(text, tensors)} {text}"})
+    return serialize(tensors, {"npgan": f"{_digest(text, tensors)} {text}"})
 
 
 def idx_case(path: Path, chance: random.Random) -> tuple[str, Callable[[], str]]:

@@ -330,7 +330,7 @@ def test_a_run_that_is_in_use_is_refused(run: Path, train: Train, capsys: pytest
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_lock_that_a_kill_left_is_recognised(run: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lock_that_a_kill_left_is_recognized(run: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     (run / ".lock").write_text("process 123 on elsewhere\n")
     assert train("--resume", run) == 0
     assert "process 123 on elsewhere ended without saying so: taking over" in one_line(capsys)

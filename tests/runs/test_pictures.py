@@ -33,7 +33,7 @@ def random_images(count: int) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_every_grey_level_survives_the_round_trip(dtype: type) -> None:
+def test_every_gray_level_survives_the_round_trip(dtype: type) -> None:
     levels = np.arange(784) % 256
     images: Any = (levels / 127.5 - 1).astype(dtype)[None]
     assert (to_uint8(images) == levels.reshape(1, 28, 28)).all()
@@ -65,7 +65,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("count", "columns", "gap", "scale"), [(5, 3, 2, 3), (1, 8, 0, 1), (16, 4, 1, 2), (3, 8, 2, 2)]
 )
-def test_grid_holds_every_pixel_and_grey_gaps(tmp_path: Path, count: int, columns: int, gap: int, scale: int) -> None:
+def test_grid_holds_every_pixel_and_gray_gaps(tmp_path: Path, count: int, columns: int, gap: int, scale: int) -> None:
     images = random_images(count)
     path = tmp_path / "new" / "grid.png"
     save_grid(images, path, columns=columns, gap=gap, scale=scale)
@@ -241,8 +241,8 @@ def test_ramp_shows_the_mean_of_two_rows() -> None:
 
 
 def test_samples_stand_in_reading_order() -> None:
-    greys = np.linspace(-1, 1, 6)
-    images = np.broadcast_to(greys[:, None, None], (6, 28, 28))
+    grays = np.linspace(-1, 1, 6)
+    images = np.broadcast_to(grays[:, None, None], (6, 28, 28))
     lines = heat_map(images, width=90, color=False).split("\n")  # two rows of three
     assert "".join(lines[row * 15 + 7][column * 30 + 14] for row in range(2) for column in range(3)) == " .-+#@"
 

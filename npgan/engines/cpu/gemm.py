@@ -30,7 +30,7 @@ from npgan.engines.cpu.jit import compiled, shared
 _LANES = 16  # float32 in an AVX-512 register
 _ROWS = 8
 _TILE = 2 * _LANES  # columns
-_PANELS = 8  # panels of _ROWS rows that are packed at once: 64 neighbours in memory, four cache lines
+_PANELS = 8  # panels of _ROWS rows that are packed at once: 64 neighbors in memory, four cache lines
 _BLOCK = 128  # columns of B that all rows of A meet before the next: 512 KB at a depth of 1024, in the L2 cache
 
 _intrinsic: Any = intrinsic

@@ -31,7 +31,7 @@ _OPTIONS: dict[str, Any] = {
 def compiled(signature: str, inline: Literal["never", "always"] = "never") -> Callable[[Any], Any]:
     """Compiled when this module is first imported, then kept on disk, next to the source or in numba's own cache folder.
 
-    Loops vectorise only with NumPy's rules for x/0 and where sums may be reordered. NaN and infinity keep their meaning.
+    Loops vectorize only with NumPy's rules for x/0 and where sums may be reordered. NaN and infinity keep their meaning.
     """
     return _njit(signature, inline=inline, **_OPTIONS)
 

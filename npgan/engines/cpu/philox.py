@@ -36,7 +36,7 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 @compiled("UniTuple(float32, 2)(uint64, uint64)", inline="always")
 def _box_muller(word_1, word_2):  # type: ignore[no-untyped-def]
-    """Series instead of calls of log, cos and sin, which would keep the loop from being vectorised: 0.02, not 0.14 ms."""
+    """Series instead of calls of log, cos and sin, which would keep the loop from being vectorized: 0.02, not 0.14 ms."""
     u1 = np.float32(np.int64(word_1)) * np.float32(2.0**-32) + np.float32(2.0**-33)
     u2 = np.float32(np.int64(word_2)) * np.float32(2.0**-32) + np.float32(2.0**-33)
     # ln u1 = e·ln 2 + ln f, where u1 = f·2ᵉ and f is from √½ to √2; ln f = 2·artanh t, t = (f − 1)/(f + 1)

@@ -3,7 +3,7 @@
 // A block of 256 threads computes one tile of the result. The tile's strips of a and b come in slabs of 32 k's into shared
 // memory, by cp.async copies into a ring of STAGES slabs while the one before is multiplied. Eight warps share out the tile and
 // the k's of a slab; in the end their sums over different k's are added up in shared memory and handed to `finish`, four
-// neighbours of a row at a time.
+// neighbors of a row at a time.
 //
 // PASSES, a compile option: how a product of floats is done.
 //   1  TF32: both factors rounded to 10 bits of fraction, one pass of the tensor cores
@@ -52,7 +52,7 @@ struct Slab {
     // Where element (outer, k) is.
     __device__ static int place(int outer, int k) { return LAYOUT == K_IN_ROWS ? outer * PITCH + k : k * PITCH + outer; }
 
-    // What a thread copies of one slab after the other: four neighbours in every STEP-th row.
+    // What a thread copies of one slab after the other: four neighbors in every STEP-th row.
     struct Copies {
         const float* from;           // in the next slab
         int stride, outers, ks, to;  // outers and ks: how many there are from this thread's first element on
@@ -154,7 +154,7 @@ __device__ inline void multiply_add(float c[TILE::DOWN][TILE::ACROSS][4], const 
 #endif
 }
 
-// The tile of this block. `finish(row, column, four)` gets four neighbours of a row at a time, so the result's width divides by 4.
+// The tile of this block. `finish(row, column, four)` gets four neighbors of a row at a time, so the result's width divides by 4.
 // With SUM_B, sum_b(column, Σ_k b(k, column)) is called once for every column.
 template <class TILE, Layout LAYOUT_A, Layout LAYOUT_B, bool SUM_B, class Finish, class SumB>
 __device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, Finish finish, SumB sum_b) {

@@ -60,7 +60,7 @@ inputs(const unsigned char* data, const u32* order, const u32* step, float* imag
     }
 }
 
-// --- epilogues: what is done to four neighbours of a GEMM's result, (row, column) to (row, column + 3) -------------------
+// --- epilogues: what is done to four neighbors of a GEMM's result, (row, column) to (row, column + 3) -------------------
 
 struct Nothing { __device__ void operator()(int, float) const {} };
 
