@@ -10,10 +10,11 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from npgan.config import TrainConfig, flag_name
+from npgan.config import TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
 from npgan.errors import InputError
+from npgan.runs.colormaps import COLORMAPS
 
 if TYPE_CHECKING:
     from npgan.runs.folder import RunFolder
@@ -68,6 +69,7 @@ def _train(values: dict[str, Any]) -> int:
         compute=Compute(values["backend_name"], values["precision"], values["kernels"], values["blas"]),
         keeping=Keeping(values["checkpoint_every"], values["keep"]),
         quiet=values["quiet"],
+        colormap=values["colormap"],
     )
     return train(request, _observe)
 
@@ -78,10 +80,19 @@ def _observe(run: RunFolder, *others: Any) -> Observer:
     return FiguresObserver(run, *others)
 
 
-def _sample(values: dict[str, Any]) -> int:
-    from npgan.runs.sample import generate
+_SAMPLE_DEFAULTS = {"count": 64, "seed": 0, "out": Path("samples.png")}  # not argparse's: --animate refuses given ones
 
-    print(generate(**values))
+
+def _sample(values: dict[str, Any]) -> int:
+    from npgan.runs.sample import animate, generate
+
+    if not values.pop("animated"):
+        print(generate(**{**_SAMPLE_DEFAULTS, **values}))
+        return EXIT_OK
+    given = {"--n": "count" in values, "--seed": "seed" in values, "--interpolate": values["interpolate"]}
+    if flags := [flag for flag, is_given in given.items() if is_given]:
+        raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
+    print(animate(values["run_path"], values.get("out")))
     return EXIT_OK
 
 
@@ -147,11 +158,12 @@ def _add_train(commands: Any) -> None:
     where.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume RUN, or the newest run in runs/")
     where.add_argument(
         "--checkpoint-every", type=int, metavar="EPOCHS",
-        help="besides those at previews and at the end (default: at the first epoch's end after a minute)",
+        help="besides milestones and the end (default: at the first epoch's end after a minute)",
     )  # fmt: skip
     where.add_argument(
         "--keep", type=int, metavar="INT",
-        help="how many of the last checkpoints stay, 35 MB each; those at previews all do (default: 3)",
+        help="how many of the last checkpoints stay, 35 MB each, besides milestones: one every 100 epochs, or every "
+        "--output-period (default: 3)",
     )  # fmt: skip
     where.add_argument("--precision", choices=("fp32", "tf32"), help="of matmuls on a GPU (default: fp32)")
     where.add_argument(
@@ -160,6 +172,10 @@ def _add_train(commands: Any) -> None:
     )  # fmt: skip
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    where.add_argument(
+        "--colormap", choices=COLORMAPS, default="inferno",
+        help="of the samples in the terminal (default: %(default)s, as in the tutorial)",
+    )  # fmt: skip
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
     for each in _config_fields():
         flag = each.metadata["flag"]
@@ -181,9 +197,7 @@ def _config_fields() -> list[Field[Any]]:
 
 
 def _default(each: Field[Any]) -> str:
-    if each.default is None:
-        return "all" if each.name == "train_images" else "never"
-    return "off" if each.default is False else str(each.default)
+    return "off" if each.default is False else shown_value(each.name, each.default)
 
 
 def flag_table() -> str:
@@ -214,13 +228,23 @@ def _add_sample(commands: Any) -> None:
         allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
-    parser.add_argument("--n", dest="count", type=int, default=64, help="how many (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=Path("samples.png"),
-        help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy (default: %(default)s)",
+        "--n", dest="count", type=int, default=argparse.SUPPRESS,
+        help=f"how many (default: {_SAMPLE_DEFAULTS['count']})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=argparse.SUPPRESS,
+        help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy "
+        f"(default: {_SAMPLE_DEFAULTS['out']}); with --animate a .gif (default: samples/training.gif of the run)",
     )  # fmt: skip
     parser.add_argument("--interpolate", action="store_true", help="each row of 8 walks from one sample to another")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument(
+        "--animate", dest="animated", action="store_true",
+        help="instead: the pictures in samples/ that training left, one after another, with their epochs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, default=argparse.SUPPRESS, help=f"of the noise (default: {_SAMPLE_DEFAULTS['seed']})"
+    )
     _add_backend(parser, "(default: %(default)s)")
 
 

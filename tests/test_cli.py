@@ -16,9 +16,12 @@ import pytest
 from helpers import after_steps
 from PIL import Image
 
+from npgan import engines
+from npgan.backend import Backend
 from npgan.cli import main
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
+from npgan.engines import Choice, Compute, Report
 from npgan.engines.cpu import blas
 from npgan.runs.checkpoint import load
 
@@ -97,9 +100,83 @@ def test_a_run_and_what_it_leaves(data: Path, tmp_path: Path, capsys: pytest.Cap
     keys = "epoch step loss_d loss_g d_real d_fake grad_norm_d grad_norm_g seconds images_per_second"
     assert [set(line) for line in lines] == [set(keys.split())] * 2
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 5), (2, 10)]
-    assert sorted(path.name for path in (run / "samples").iterdir()) == ["epoch-00001.png", "epoch-00002.png"]
+    pictures = ["epoch-00001.png", "epoch-00002.png", "training.gif"]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == pictures
     assert (run / "checkpoints" / "latest").read_text() == "step-000000010.safetensors\n"
     assert load(run / "checkpoints" / "step-000000010.safetensors").step == 10
+
+
+def test_the_header_stands_before_compiling_and_what_was_chosen_after_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from npgan.runs import train as run_module
+
+    shown = []
+
+    def choose(compute: Compute, backend: Backend, report: Report) -> Choice:
+        shown.append(capsys.readouterr().out)
+        report("compiling")
+        shown.append(capsys.readouterr().err)
+        return engines.choose(compute, backend, report)
+
+    monkeypatch.setattr(run_module, "choose", choose)
+    assert main(_train(data, tmp_path / "run")) == 0
+    before, while_compiling, after = *shown, capsys.readouterr().out
+    for name in ("backend:", "device:", "parameters:", "data:", "seed:", "run folder:", "checkpoints:"):
+        assert name in before and name not in after
+    assert while_compiling == "compiling\n"
+    assert after.startswith("kernels:     reference, fp32 (asked for by --kernels reference)\nmatmul:")
+
+
+def test_an_engine_that_cannot_be_had_leaves_the_old_run_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_train(data, tmp_path / "run", "--quiet")) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    monkeypatch.setitem(sys.modules, "numba", None)
+    flags = ["--kernels", "fused", "--overwrite", "--quiet"]
+    assert "--kernels fused: numba" in _error_of(_train(data, tmp_path / "run", *flags), capsys)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_one_pipe_gets_both_streams_in_the_order_of_time(data: Path, tmp_path: Path) -> None:
+    """A warning of the lock, then the header, then compiling, kernels, epochs, and the error at the end."""
+    code = f"""
+import numpy as np
+from npgan.cli import main
+from npgan.runs import train as run_module
+
+def choose(compute, backend, report, choose=run_module.choose):
+    report("compiling")
+    return choose(compute, backend, report)
+
+def broken(*of):
+    raise OSError(28, "No space left on device", "training.gif")
+
+run_module.choose = choose
+run_module.RunFolder.save_animation = broken
+(run_module.Path({str(tmp_path / "run")!r}) / "").mkdir()
+(run_module.Path({str(tmp_path / "run")!r}) / ".lock").write_text("process 1 on here\\n")
+raise SystemExit(main({_train(data, tmp_path / "run")!r}))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    text = done.stdout.decode()
+    order = [
+        "backend: ",
+        "checkpoints: ",
+        "compiling",
+        "kernels: ",
+        "taking over",
+        "epoch 1/2 ",
+        "samples after epoch 1:",
+    ]
+    order += ["epoch 2/2 ", "samples after epoch 2:", "mean loss per epoch", "error: training.gif: No space left"]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places), text
+    assert done.returncode == 1
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(data: Path, tmp_path: Path) -> None:
@@ -318,6 +395,28 @@ def test_samples(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (images.shape, images.dtype) == ((10, 28, 28), np.float32)
     assert np.abs(images).max() <= 1
     assert images.std(axis=0).max() > 0
+
+
+def test_an_animation_on_demand(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = tmp_path / "run", tmp_path / "digits.gif"
+    assert main(_train(data, run, "--quiet")) == 0
+    made = (run / "samples" / "training.gif").read_bytes()
+    (run / "samples" / "training.gif").unlink()
+    assert main(["sample", str(run), "--animate"]) == 0
+    gif = run / "samples" / "training.gif"
+    assert capsys.readouterr().out == f"{gif}: 2 pictures of {run} up to epoch 2\n"
+    assert main(["sample", str(run), "--animate", "--out", str(out)]) == 0
+    assert made == gif.read_bytes() == out.read_bytes()
+    for flags, words in (
+        (["--n", "64", "--seed", "0"], "it cannot take --n and --seed"),
+        (["--interpolate"], "it cannot take --interpolate"),
+        (["--out", str(tmp_path / "a.png")], "must end in .gif"),
+        (["--out", str(tmp_path / "nowhere" / "a.gif")], "does not exist"),
+    ):
+        assert words in _error_of(["sample", str(run), "--animate", *flags], capsys)
+    for picture in (run / "samples").glob("*.png"):
+        picture.unlink()
+    assert "holds no pictures" in _error_of(["sample", str(run), "--animate"], capsys)
 
 
 def test_interpolation_walks_from_one_sample_to_another(data: Path, tmp_path: Path) -> None:

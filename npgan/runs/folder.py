@@ -26,18 +26,18 @@ from npgan.errors import InputError
 from npgan.files import replacing
 from npgan.gan import StepMetrics, TrainState
 from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, save
-from npgan.runs.pictures import save_grid
+from npgan.runs.pictures import save_animation, save_grid
 
 LOCK_FILE = ".lock"
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{9,15})\.safetensors")
 _SET_ASIDE_NAME = re.compile(r"step-\d{9,15}\.safetensors\.damaged")
-_SAMPLE_NAME = re.compile(r"epoch-\d{5,15}\.png")
+_SAMPLE_NAME = re.compile(r"epoch-(\d{5,15})\.png")
 _EVALUATION_NAME = re.compile(r"evaluation(-curves)?\.(json|jsonl|png)")
 _TEMPORARY_NAME = re.compile(
     r"\.(config\.json|metrics\.jsonl|evaluation[^.]*\.\w+|latest|kept\.json|diagnosis-step-\d+\.json|epoch-\d+\.png|"
-    r"step-\d+\.safetensors)\.\d+\.tmp|\.writable\.\d+|"
+    r"training\.gif|step-\d+\.safetensors)\.\d+\.tmp|\.writable\.\d+|"
     r"\.tmp\w{6}"  # of safetensors
 )
 _METRICS = {"epoch", "step", *StepMetrics._fields, "seconds", "images_per_second"}
@@ -50,7 +50,7 @@ class Keeping(NamedTuple):
     """When checkpoints are made and which stay."""
 
     every: int | None = None  # epochs from one to the next; None: at the first epoch's end after a minute
-    last: int | None = None  # so many stay, besides those after a multiple of ``output_period`` epochs; None: 3
+    last: int | None = None  # so many stay, besides those after a multiple of the milestone period; None: 3
 
     @property
     def most(self) -> int:
@@ -67,13 +67,13 @@ class Keeping(NamedTuple):
         """What ``asked`` says, and where it says nothing this. Raises InputError."""
         return Keeping(*(old if new is None else new for old, new in zip(self, asked, strict=True))).check()
 
-    def describe(self, output_period: int) -> str:
+    def describe(self, milestone_period: int) -> str:
         """For the run's header."""
         if self.every is None:
             when = "every minute, at an epoch's end"
         else:
             when = "after every epoch" if self.every == 1 else f"every {self.every} epochs"
-        return f"{when}; kept: the last {self.most}, and one every {output_period} epochs"
+        return f"{when}; kept: the last {self.most}, and one every {milestone_period} epochs"
 
 
 def _print_problem(line: str) -> None:
@@ -89,6 +89,7 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
+        self.animation_file = self.samples / "training.gif"
         self.latest_file = self.checkpoints / "latest"
         self.old_keeping_file = self.checkpoints / "kept.json"
         self.last_saved: Path | None = None  # the newest checkpoint that this process knows to be whole
@@ -168,7 +169,9 @@ class RunFolder:
     def clear(self) -> None:
         """Removes what an earlier run left, and nothing else."""
         self.latest_file.unlink(missing_ok=True)
-        for file in (*self._checkpoint_files(), self.old_keeping_file, self.metrics_file, self.config_file):
+        for file in (
+            *self._checkpoint_files(), self.old_keeping_file, self.metrics_file, self.config_file, self.animation_file
+        ):  # fmt: skip
             file.unlink(missing_ok=True)
         self._remove_named(self.checkpoints, _SET_ASIDE_NAME)
         self._remove_named(self.samples, _SAMPLE_NAME)
@@ -315,6 +318,14 @@ class RunFolder:
         path = self.sample_path(epoch)
         save_grid(images, path)
         return path
+
+    def save_animation(self, path: Path) -> tuple[int, int]:
+        """The samples' PNGs as a GIF. Returns its frames and the last one's epoch. Raises InputError, OSError."""
+        found = [(match, file) for file in self.samples.glob("*.png") if (match := _SAMPLE_NAME.fullmatch(file.name))]
+        pictures = sorted((int(match[1]), file) for match, file in found)
+        if not pictures:
+            raise InputError(f"{self.samples}: holds no pictures of samples")
+        return save_animation([(f"epoch {epoch}", file) for epoch, file in pictures], path), pictures[-1][0]
 
     def write_diagnosis(self, step: int, diagnosis: dict[str, Any]) -> Path:
         """What is known of a training that went wrong in iteration ``step``, as JSON beside the checkpoints."""
