@@ -159,6 +159,7 @@ class _OtherTanh(ReferenceKernels):
 
 def _compared(kernels: type[ReferenceKernels]) -> Report:
     """With the reference's table in the place of compiled kernels: the comparison itself is what is tested."""
+    pytest.importorskip("numba", reason="the report quotes the CPU table, which needs numba: pip install 'npgan[fast]'")
     fused = Choice("fused", "for the test", "", None, lambda *run: FusedEngine(kernels(np.float32), *run))
     checks = engine_checks(np.random.default_rng(0), np, fused)
     return Report([result for check in checks for result in run_check(check, np.random.default_rng(0))], 0)
