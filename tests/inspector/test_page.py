@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -127,6 +128,16 @@ def test_every_part_of_a_step_has_its_words(images: np.ndarray) -> None:
         config = TrainConfig(dataset="digits", batch_size=ROWS, loss=loss)
         trace = inspect_step(new_state(config, select("numpy")), next_batch(images, config, 0), config)
         assert {(op.step, op.part) for op in trace.ops} == set(IN_WORDS)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_without_plotext_there_are_no_curves_and_that_is_said(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotext", None)
+    assert main(["inspect", str(run.path), "--summary"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("no curves in the terminal: plotext is not installed (pip install plotext); --html FILE") == 1
 
 
 @pytest.mark.usefixtures("few_images")
