@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what a file system says that cannot flush a folder, as some on a network
 
 
 @contextmanager
@@ -40,9 +43,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def publish(temporary: Path, path: Path) -> None:
     """Gives a finished file its name, and makes that last through a power cut."""
     os.replace(temporary, path)
-    if os.name == "posix":  # Windows does not let a program open a folder
+    try:
         folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    except PermissionError:  # Windows lets no program open a folder, nor may one that can be written and not read be
+        return
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import signal
 import struct
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from helpers import after_steps
 from PIL import Image
 
-from npgan import engines
+from npgan import __version__, cli, engines
 from npgan.backend import Backend
 from npgan.cli import main
 from npgan.data.digits import render
@@ -80,6 +81,43 @@ def test_help_is_fast_because_nothing_heavy_is_imported() -> None:
         assert flag in result.stdout
     for flag in ("--output-period", "--seed", "--out", "--resume", "--precision", "--kernels", "--quiet"):
         assert flag in result.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"npgan {__version__}\n")
+
+
+def test_every_help_ends_with_examples_that_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    whole, commands = cli._parser()
+    assert set(commands) == set(cli._COMMANDS)
+    for parser in (whole, *commands.values()):
+        text = parser.format_help()
+        assert max(map(len, text.partition("example")[0].splitlines())) <= 60
+        lines = [line.split() for line in text.rpartition("example")[2].splitlines()[1:]]
+        assert lines and all(words[0] == "npgan" for words in lines)
+    for name, parser in commands.items():
+        for line in str(parser.epilog).splitlines()[1:]:
+            words = shlex.split(line)[1:]
+            assert words[0] == name
+            cli._check_spelling(whole, commands, words)
+            assert whole.parse_args(words).command == name
+
+
+def test_output_and_warnings_in_one_file_are_in_order_of_time(data: Path, tmp_path: Path) -> None:
+    """And a character that the file's encoding lacks is no end."""
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "npgan", *_train(data, tmp_path / "run", "--output-period", "1")]
+    subprocess.run(command, cwd=_ROOT, env=env, stdout=subprocess.DEVNULL, check=True)
+    (tmp_path / "run/checkpoints/step-000000010.safetensors").write_bytes(b"")
+    log = subprocess.run(
+        [*command[:3], "sample", str(tmp_path / "run"), "--out", str(tmp_path / "é.png"), "--backend", "numpy"],
+        cwd=_ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, text=True,
+    ).stdout  # fmt: skip
+    warning, result = log.splitlines()
+    assert "taking the one before" in warning and "?.png: 64 samples" in result
 
 
 def test_a_run_and_what_it_leaves(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,6 +329,27 @@ def test_bad_flags(
 ) -> None:
     assert words in _error_of(_train(data, tmp_path / "run", *flags), capsys)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "train, sample, evaluate, gradcheck, inspect, bench"),
+        ("trian", "did you mean train?"),
+        ("frobnicate", "there are train, sample,"),
+        ("--versoin", "did you mean --version?"),
+        ("--epochs 3 train", "npgan train --epochs"),
+        ("train --epcohs 3", "npgan train: error: there is no flag --epcohs: did you mean --epochs?"),
+        ("train --batchsize=3", "did you mean --batch-size?"),
+        ("train -epochs 3", "did you mean --epochs?"),
+        ("train -q", "there is no flag -q: see npgan train --help"),
+        ("evaluate --quite", "did you mean --quiet?"),
+        ("sample run --sed 3", "did you mean --seed?"),
+        ("sample -- --sed", "--sed: no such run folder"),
+    ],
+)
+def test_the_nearest_command_or_flag_is_named(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in _error_of(line.split(), capsys)
 
 
 def _gz_cut(good: bytes) -> bytes:

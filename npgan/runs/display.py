@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from npgan.runs.pictures import heat_map, loss_curves
+from npgan.runs.pictures import heat_map, loss_curves, plotext_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -332,12 +332,13 @@ class TrainingDisplay:
         )
         try:
             picture = draw(color)
-        except ModuleNotFoundError as error:
-            if error.name != "plotext":
+        except ImportError:
+            problem = plotext_problem()
+            if not problem:
                 raise
             if not self._warned_of_plotext:
                 self._warned_of_plotext = True
-                self.warn("no curves in the terminal: plotext is not installed (pip install plotext)")
+                self.warn(f"no curves in the terminal: {problem}")
             return
         console.print(Text.from_ansi(picture), no_wrap=True, overflow="crop")
 

@@ -12,13 +12,13 @@ import os
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from npgan.config import TrainConfig, parse_config
 from npgan.engines import Report
@@ -29,6 +29,7 @@ from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, save
 from npgan.runs.pictures import save_animation, save_grid
 
 LOCK_FILE = ".lock"
+MARKER_FILE = ".lock-marker"  # where there are no locks
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{9,15})\.safetensors")
@@ -127,14 +128,23 @@ class RunFolder:
 
         The lock ends with the process that holds it, however that ends. The file says who holds it, for people; it is
         emptied at the end, so words in a file without a lock were left by a kill and are reported. Where the file system
-        has no locks that is reported too.
+        has no locks that is reported too. Where the whole system has none, a file that names its process takes their place.
         """
         path = self.path / LOCK_FILE
-        lock = FileLock(path, timeout=0, mode=0o666)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that there are no locks: said below
+            from filelock import FileLock, SoftFileLock, Timeout
+        without = FileLock is SoftFileLock
+        marker = self.path / MARKER_FILE
+        # a marker of a process that is gone is taken over at the second try
+        lock = SoftFileLock(marker, timeout=0.5) if without else FileLock(path, timeout=0, mode=0o666)
+        if without:
+            report(f"{self.path}: this system has no file locks: {MARKER_FILE} takes their place")
         try:
             lock.acquire()
         except Timeout:
-            raise InputError(f"{self.path}: in use by {_holder(path) or 'another process'}") from None
+            remove = f" (if it is not: remove {marker})" if without else ""
+            raise InputError(f"{self.path}: in use by {_holder(path) or 'another process'}{remove}") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise InputError(f"{path}: cannot be written: {error.strerror}") from None
@@ -185,7 +195,7 @@ class RunFolder:
         checkpoint = self.latest_checkpoint(report)
         for file in self._checkpoint_files():
             if _step_of(file) > checkpoint.step:
-                file.rename(file.with_name(file.name + DAMAGED))
+                file.replace(file.with_name(file.name + DAMAGED))
         write_text(self.latest_file, checkpoint.path.name + "\n")
         self.last_saved = checkpoint.path
         return checkpoint

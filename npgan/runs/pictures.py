@@ -33,6 +33,16 @@ _TICKS = 7  # labels under the curves
 _ASCII_FRAME = str.maketrans("┌┐└┘├┤┬┴┼─│", "+++++++++-|")
 
 
+def plotext_problem() -> str:
+    """Why plotext, which draws in the terminal, cannot be had here; "" where it can."""
+    try:
+        import plotext  # noqa: F401
+    except ImportError as error:
+        missing = error.name == "plotext"
+        return "plotext is not installed (pip install plotext)" if missing else f"plotext does not load ({error})"
+    return ""
+
+
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Images (N, 28, 28) or (N, 784) in [-1, 1] to uint8 (N, 28, 28): round(127.5·(x + 1)), clipped to 0 … 255.
 
