@@ -247,8 +247,8 @@ def _add_train(commands: Any) -> None:
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     where.add_argument(
-        "--colormap", choices=COLORMAPS, default="inferno",
-        help="of the samples in the terminal (default: %(default)s, as in the tutorial)",
+        "--colormap", choices=COLORMAPS, default="inferno", metavar="NAME",
+        help="of the samples in the terminal: %(choices)s (default: %(default)s, as in the tutorial)",
     )  # fmt: skip
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
     for each in _config_fields():

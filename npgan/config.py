@@ -59,10 +59,12 @@ _PREVIEW_PERIOD = 100  # from there on
 _FEWEST_PREVIEWS = 5  # in a run of at least so many epochs
 
 _ADDED_LATER = ("train_images", "eval_every")  # fields that the first runs did not have
-_REMOVED = {  # fields that only the preset paper-2014 gave other values than these; it is no longer part of the program
-    "networks": "tutorial", "optimiser": "adam", "lr_decay": 1.0, "momentum": 0.5, "momentum_final": 0.5,
-    "momentum_steps": 1, "input_dropout": 0.0,
-}  # fmt: skip
+_REMOVED = {
+    "networks": "tutorial",
+    "optimiser": "adam",
+    "input_dropout": 0.0,
+}  # others are the preset paper-2014's, now gone
+_IGNORED = ("lr_decay", "momentum", "momentum_final", "momentum_steps")  # of that preset's optimizer: nothing to Adam
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for each in fields(self):
             flag, value = each.metadata["flag"], getattr(self, each.name)
-            kinds = (int, float) if flag.kind is float else (flag.kind,)
+            kinds = (int, float) if flag.kind is float else flag.kind
             if value is None and each.default is None:
                 continue
-            if type(value) not in kinds or not flag.holds(value):  # NaN holds nothing
+            is_kind = isinstance(value, kinds) and isinstance(value, bool) == (flag.kind is bool)
+            if not is_kind or not flag.holds(value):  # NaN holds nothing
                 raise InputError(f"{flag_name(each.name)} must be {flag.bounds}, got {value!r}")
 
     @property
@@ -137,7 +140,11 @@ class TrainConfig:
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
         """Raises InputError for anything but an object with these fields."""
-        return cls.from_dict(parse_config(text))
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"the configuration is not JSON: {error}") from None
+        return cls.from_dict(values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
@@ -145,25 +152,16 @@ class TrainConfig:
 
         Runs of older versions are read: what they lack has its default, what is no longer there must have had its own.
         """
+        if not isinstance(values, dict):
+            raise InputError("the configuration is not a JSON object")
         if any(values.get(name, default) != default for name, default in _REMOVED.items()):
             raise InputError("the configuration is one of the preset paper-2014, which this version no longer has")
-        names, given = {each.name for each in fields(cls)}, set(values) - set(_REMOVED)
+        names, given = {each.name for each in fields(cls)}, set(values) - {*_REMOVED, *_IGNORED}
         if unknown := sorted(given - names):
             raise InputError(f"unknown configuration field: {', '.join(unknown)}")
         if missing := sorted(names - given - set(_ADDED_LATER)):
             raise InputError(f"missing configuration field: {', '.join(missing)}")
         return cls(**{name: values[name] for name in given})
-
-
-def parse_config(text: str) -> dict[str, Any]:
-    """The fields of a config.json, not yet checked. Raises InputError for anything but a JSON object."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the configuration is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError("the configuration is not a JSON object")
-    return values
 
 
 def shown_value(name: str, value: object) -> str:

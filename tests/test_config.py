@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from npgan.config import TrainConfig
@@ -100,3 +101,30 @@ def test_bad_json_is_one_line(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         TrainConfig.from_json(text)
     assert "\n" not in str(caught.value)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    assert TrainConfig(lr_g=np.float64(1e-4), dropout=0).lr_g == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("old", "read"),
+    [
+        ({"networks": "tutorial", "optimiser": "adam", "momentum": 0.9, "lr_decay": 1.5, "input_dropout": 0.0}, True),
+        ({"networks": "paper-2014"}, False),
+        ({"optimiser": "sgd", "momentum": 0.5}, False),
+    ],
+)
+def test_fields_of_older_versions(old: dict[str, Any], read: bool) -> None:
+    """Momentum meant nothing to Adam; what is the preset paper-2014's is no longer there."""
+    values = {**TrainConfig().to_dict(), **old}
+    if read:
+        assert TrainConfig.from_dict(values) == TrainConfig()
+    else:
+        with pytest.raises(InputError, match="paper-2014"):
+            TrainConfig.from_dict(values)
+
+
+def test_not_an_object() -> None:
+    with pytest.raises(InputError, match="not a JSON object"):
+        TrainConfig.from_dict([1])  # type: ignore[arg-type]

@@ -72,13 +72,13 @@ def test_with_numba(tmp_path: Path) -> None:
     pytest.importorskip("numba", reason="the fused kernels: pip install 'npgan[fast]'")
     printed = _import_and_train(_machine(tmp_path, ()))
     assert "fused, fp32" in printed
-    assert printed.count("no pictures in the terminal: plotext ") <= 1  # it may want termios
+    assert printed.count("no curves in the terminal: plotext ") <= 1  # it may want termios
 
 
 def test_every_command(bare: Machine) -> None:
     printed = _import_and_train(bare)
     assert "reference, fp32 (numba is not installed" in printed
-    assert printed.count("no pictures in the terminal: plotext is not installed") == 1
+    assert printed.count("no curves in the terminal: plotext is not installed") == 1
     printed = bare.npgan("train", "--resume", "run", "--epochs", "3", "--quiet")
     assert [line.partition(": ")[0] for line in printed.splitlines()] in (["run"], ["run", "warning"])
 

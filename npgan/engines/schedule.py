@@ -10,6 +10,7 @@ size, b ≤ B the rows of this batch, Z the latent size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ class Kernels(Protocol):
     def join(self) -> None:
         """What is called from now on waits for everything that was called on the side stream."""
 
-    def repeat(self, step: FusedStep, count: int) -> None:
-        """``step.launch()`` so many times."""
+    def repeat(self, step: FusedStep, count: int) -> int:
+        """``step.launch()`` so many times. Returns how often: it may stop once the metrics are not finite."""
 
     def partial_sums(self, layer: Dense) -> int:
         """How many parts of Σ gradient² the table writes for the layer."""
@@ -138,9 +139,14 @@ class InOrder:
     def join(self) -> None:
         pass
 
-    def repeat(self, step: FusedStep, count: int) -> None:
-        for _ in range(count):
+    def repeat(self, step: FusedStep, count: int) -> int:
+        metrics = step.resident.metrics
+        for done in range(1, count + 1):
+            row = int(step.resident.step[0]) % len(metrics)
             step.launch()
+            if not bool(abs(metrics[row]).sum() < math.inf):
+                return done
+        return count
 
 
 class FusedStep:

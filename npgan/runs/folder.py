@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.config import TrainConfig, parse_config
+from npgan.config import TrainConfig
 from npgan.engines import Report
 from npgan.errors import InputError
 from npgan.files import replacing
@@ -42,7 +42,7 @@ _TEMPORARY_NAME = re.compile(
     r"\.tmp\w{6}"  # of safetensors
 )
 _METRICS = {"epoch", "step", *StepMetrics._fields, "seconds", "images_per_second"}
-_KEEPING = ("checkpoint_every", "keep")  # in config.json, beside the fields of TrainConfig
+_KEEPING = ("checkpoint_every", "keep")  # in the ``runtime`` of a checkpoint
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _MOST_TEXT = 1 << 20  # bytes of a config.json that we are willing to read
 
@@ -67,6 +67,10 @@ class Keeping(NamedTuple):
     def updated(self, asked: Keeping) -> Keeping:
         """What ``asked`` says, and where it says nothing this. Raises InputError."""
         return Keeping(*(old if new is None else new for old, new in zip(self, asked, strict=True))).check()
+
+    def to_runtime(self) -> dict[str, int | None]:
+        """As a checkpoint records it."""
+        return dict(zip(_KEEPING, self, strict=True))
 
     def describe(self, milestone_period: int) -> str:
         """For the run's header."""
@@ -136,8 +140,10 @@ class RunFolder:
             from filelock import FileLock, SoftFileLock, Timeout
         without = FileLock is SoftFileLock
         marker = self.path / MARKER_FILE
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise InputError(f"{path}: is not a regular file")
         # a marker of a process that is gone is taken over at the second try
-        lock = SoftFileLock(marker, timeout=0.5) if without else FileLock(path, timeout=0, mode=0o666)
+        lock = SoftFileLock(marker, timeout=0.5) if without else FileLock(path, timeout=0)
         if without:
             report(f"{self.path}: this system has no file locks: {MARKER_FILE} takes their place")
         try:
@@ -212,38 +218,28 @@ class RunFolder:
 
     # --- configuration
 
-    def write_config(self, config: TrainConfig, keeping: Keeping) -> None:
-        values = {**config.to_dict(), **dict(zip(_KEEPING, keeping, strict=True))}
-        write_text(self.config_file, json.dumps(values, indent=2, sort_keys=True) + "\n")
+    def write_config(self, config: TrainConfig) -> None:
+        write_text(self.config_file, config.to_json() + "\n")
 
     def read_config(self) -> TrainConfig | None:
         """None when there is no config.json: a kill may come before it is written. Raises InputError naming the file."""
-        with self._naming_config():
-            values = self._config_values()
-            if values is None:
-                return None
-            return TrainConfig.from_dict({name: value for name, value in values.items() if name not in _KEEPING})
+        if not self.config_file.exists():
+            return None
+        try:
+            return TrainConfig.from_json(_read_text(self.config_file))
+        except InputError as error:
+            raise InputError(f"{self.config_file}: {error}") from None
 
-    def read_keeping(self) -> Keeping:
-        """What the run was started with. Older versions wrote it into kept.json. Raises InputError naming the file."""
-        with self._naming_config():
-            values = self._config_values() or {}
-            if not self.old_keeping_file.exists() or set(_KEEPING) & set(values):
-                return Keeping(*(values.get(name) for name in _KEEPING)).check()
+    def keeping(self, checkpoint: Checkpoint) -> Keeping:
+        """As the checkpoint records it; older versions wrote kept.json instead. Raises InputError naming the file."""
+        if "keep" in checkpoint.runtime:
+            return Keeping(*(checkpoint.runtime.get(name) for name in _KEEPING)).check()
+        if not self.old_keeping_file.exists():
+            return Keeping()
         try:
             return Keeping(**json.loads(_read_text(self.old_keeping_file))).check()
         except (ValueError, TypeError, RecursionError):
             raise InputError(f"{self.old_keeping_file}: damaged: remove it to keep checkpoints by default") from None
-
-    def _config_values(self) -> dict[str, Any] | None:
-        return parse_config(_read_text(self.config_file)) if self.config_file.exists() else None
-
-    @contextmanager
-    def _naming_config(self) -> Iterator[None]:
-        try:
-            yield
-        except InputError as error:
-            raise InputError(f"{self.config_file}: {error}") from None
 
     # --- checkpoints
 

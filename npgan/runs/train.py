@@ -136,7 +136,7 @@ def train(request: Request, observe: Observe | None = None) -> int:
                 observer = observe(run, job.data.name, folder, job.backend, job.state.step, report)
             if request.folder.resume is None:
                 job.save()  # from now on there is something to resume
-            run.write_config(config, job.keeping)
+            run.write_config(config)
             return _train(job, observer)
         except BrokenPipeError:
             raise
@@ -164,7 +164,7 @@ def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report) -
     stack.enter_context(run.locked(warn))
     run.refuse_to_overwrite(folder.overwrite)  # by now another process may have made one
     run.clear()
-    runtime = _runtime(request.compute, backend, choice, request.data.folder, data)
+    runtime = _runtime(request.compute, backend, choice, request.keeping, request.data.folder, data)
     engine = choice.start(state, backend.to_device(data.images), config)
     totals = np.zeros(len(StepMetrics._fields))
     return _Job(run, config, runtime, request.keeping, backend, data, state, engine, display, [], totals)
@@ -176,7 +176,7 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
     checkpoint = run.recover(warn)
     before = checkpoint.runtime
     config = resumed_config(file_config(run, checkpoint), request.config, request.data.dataset)
-    keeping = run.read_keeping().updated(request.keeping)
+    keeping = run.keeping(checkpoint).updated(request.keeping)
     compute = request.compute.as_before(before)
     backend = _backend(compute, request.compute, config)
     folder = request.data.folder or (Path(recorded) if (recorded := before.get("data_dir")) else None)
@@ -188,7 +188,7 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
     choice = _choice(compute, request.compute, backend, display, report)
     epochs_done = state.step // iterations_per_epoch(len(data.images), config.batch_size)
     history = run.cut_metrics(state.step, epochs_done, warn)
-    runtime = _runtime(compute, backend, choice, folder, data)
+    runtime = _runtime(compute, backend, choice, keeping, folder, data)
     if changed := what_changed(before, runtime):
         warn(changed)
     engine = choice.start(state, backend.to_device(data.images), config)
@@ -249,7 +249,7 @@ def _introduced(
 
 
 def _runtime(
-    compute: Compute, backend: Backend, choice: Choice, data_dir: Path | None, data: Dataset
+    compute: Compute, backend: Backend, choice: Choice, keeping: Keeping, data_dir: Path | None, data: Dataset
 ) -> dict[str, Any]:
     return {
         "backend": backend.name,
@@ -258,6 +258,7 @@ def _runtime(
         "gemm": choice.sums,
         "data_dir": str(data_dir.resolve()) if data_dir else None,
         "data_sha256": fingerprint(data),
+        **keeping.to_runtime(),
     }
 
 
@@ -356,11 +357,12 @@ def _signs(job: _Job, history: list[dict[str, Any]]) -> dict[str, str]:
 def _first_bad(job: _Job, step: int, values: list[float]) -> tuple[str, str]:
     """Net and name of the first tensor of iteration ``step`` that is not finite. ``values``: its metrics.
 
-    The engine can tell of its last iteration only: where it has gone on, it does those from the last checkpoint to ``step``
-    once more.
+    The engine can tell of its last iteration only: where it has gone on, as on a GPU, it does those from the last checkpoint
+    to ``step`` once more.
     """
     state, last = job.state, job.run.last_saved
     if state.step > step and last is not None:
+        job.display.warn(f"iteration {step} diverged: doing those since {last.name} once more, to find where")
         load_into(load(last), state, job.backend)
         if state.step < step - 1:
             job.engine.run(step - 1 - state.step)

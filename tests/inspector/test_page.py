@@ -27,7 +27,7 @@ from npgan.inspector.history import charts, comparison, history_of, next_batch, 
 from npgan.inspector.page import Comparison, page
 from npgan.inspector.terminal import IN_WORDS, print_screen
 from npgan.runs.checkpoint import save
-from npgan.runs.folder import Keeping, RunFolder
+from npgan.runs.folder import RunFolder
 
 ROWS, IMAGES = 8, 24
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> RunFold
     """Two epochs of three iterations, a checkpoint after each epoch."""
     config = TrainConfig(dataset="digits", epochs=2, batch_size=ROWS)
     folder = RunFolder.create(tmp_path_factory.mktemp("inspect") / "run", overwrite=False)
-    folder.write_config(config, Keeping())
+    folder.write_config(config)
     state = new_state(config, select("numpy"))
     runtime = {"backend": "numpy", "precision": "fp32", "kernels": "reference", "data_dir": None, "data_sha256": ""}
     engine = ReferenceEngine(state, images, config)

@@ -17,9 +17,10 @@ import pytest
 from helpers import after_steps
 from kills import LITTER, ROOT
 
+from npgan.errors import InputError
 from npgan.runs import train as run_module
-from npgan.runs.checkpoint import load
-from npgan.runs.folder import RunFolder
+from npgan.runs.checkpoint import Checkpoint, load
+from npgan.runs.folder import Keeping, RunFolder
 
 Train = Callable[..., int]
 LAST = "checkpoints/step-000000008.safetensors"
@@ -230,6 +231,31 @@ def test_overwriting_takes_the_old_animation_away(run: Path, train: Train) -> No
     assert (run / "samples/training.gif").read_bytes() != b"of the old run"
 
 
+def test_what_is_kept_does_not_depend_on_config_json(train: Train, tmp_path: Path) -> None:
+    """A person may remove it, and a kill may come before it is written."""
+    run = tmp_path / "run"
+    assert train("--out", run, "--epochs", "5", "--keep", "7") == 0
+    (run / "config.json").unlink()
+    assert train("--resume", run, "--epochs", "7") == 0
+    names = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    assert names == [f"step-{step:09d}.safetensors" for step in (2, 4, 6, 8, 10, 12, 14)]
+
+
+def test_what_an_older_version_kept_is_kept(run: Path, train: Train) -> None:
+    (run / "checkpoints/kept.json").write_text('{"every": 1, "last": 7}')
+    real = run_module.load
+
+    def older(checkpoint: Checkpoint) -> Checkpoint:
+        for name in ("keep", "checkpoint_every"):
+            checkpoint.runtime.pop(name)
+        return checkpoint
+
+    assert RunFolder(run).keeping(older(real(run / LAST))) == Keeping(1, 7)
+    (run / "checkpoints/kept.json").write_text('{"every": 0}')
+    with pytest.raises(InputError, match="kept.json"):
+        RunFolder(run).keeping(older(real(run / LAST)))
+
+
 # --- config.json and metrics.jsonl
 
 
@@ -328,6 +354,22 @@ def test_a_run_that_is_in_use_is_refused(run: Path, train: Train, capsys: pytest
         assert "in use by process 123 on elsewhere" in one_line(capsys)
         other.truncate(0)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_the_lock_is_as_private_as_the_user_wants(train: Train, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert train("--out", tmp_path / "run", "--epochs", "1") == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run/.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_in_the_place_of_the_lock(run: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / ".lock").unlink()
+    os.mkfifo(run / ".lock")
+    assert train("--resume", run) == 2
+    assert "not a regular file" in one_line(capsys)
 
 
 def test_a_lock_that_a_kill_left_is_recognized(run: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
