@@ -61,7 +61,7 @@ class ReferenceEngine:
 
     def run(self, iterations: int) -> np.ndarray:
         state, count, batch = self.state, len(self.images), self.config.batch_size
-        done: list[StepMetrics] = []
+        done: list[list[float]] = []
         for _ in range(iterations):
             epoch, iteration = divmod(state.step, iterations_per_epoch(count, batch))
             if epoch != self._order_epoch:
@@ -70,11 +70,11 @@ class ReferenceEngine:
             pixels = self.images[self._order[batch_bounds(iteration, count, batch)]]
             self._record.clear()
             self._watched.step = state.step
-            done.append(train_step(self._watched, pixels, self.config))
+            done.append([float(value) for value in train_step(self._watched, pixels, self.config)])
             state.step = self._watched.step
-            if not all(map(math.isfinite, map(float, done[-1]))):
+            if not all(map(math.isfinite, done[-1])):
                 break
-        return np.array([[float(value) for value in metrics] for metrics in done]).reshape(-1, len(StepMetrics._fields))
+        return np.array(done).reshape(-1, len(StepMetrics._fields))
 
     def tensors(self) -> Iterator[Tensor]:
         told: set[tuple[str, str]] = set()

@@ -10,11 +10,12 @@ size, b ≤ B the rows of this batch, Z the latent size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from npgan.backend import Array, array_module
 from npgan.config import TrainConfig
@@ -144,7 +145,7 @@ class InOrder:
         for done in range(1, count + 1):
             row = int(step.resident.step[0]) % len(metrics)
             step.launch()
-            if not bool(abs(metrics[row]).sum() < math.inf):
+            if not np.isfinite(metrics[row]).all():
                 return done
         return count
 
