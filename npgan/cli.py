@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import Field, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from npgan.config import TrainConfig, flag_name
+from npgan import __version__
+from npgan.config import TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
 from npgan.errors import InputError
+from npgan.runs.colormaps import COLORMAPS
 
 if TYPE_CHECKING:
     from npgan.runs.folder import RunFolder
@@ -23,16 +30,25 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line, without the usage in front."""
+    """Errors in one line, without the usage in front; flags as they are spelled, never abbreviated."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
+    def flags(self) -> list[str]:
+        return list(self._option_string_actions)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns its exit status: 0 done, 1 failed, 2 the user's mistake, 128 + n stopped by signal n."""
-    options = _parser().parse_args(arguments)
-    values = vars(options)
+    _set_up_streams()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser, commands = _parser()
+    _check_spelling(parser, commands, words)
+    values = vars(parser.parse_args(words))
     command = values.pop("command")
     try:
         # NumPy is not imported yet: it will read this when it is
@@ -42,13 +58,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(_COMMANDS[command](values))
     except InputError as error:
         return _complain(command, error, EXIT_USAGE)
-    except KeyboardInterrupt:
-        return _complain(command, "interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return _complain(command, str(stop) or "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output is gone; there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except (OSError, MemoryError, RuntimeError) as error:
         return _complain(command, str(error) or type(error).__name__, EXIT_FAILURE)
+
+
+def _set_up_streams() -> None:
+    """Output in order of time where it is not a terminal, too; "?" for what its encoding lacks, not an end."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # whoever calls main() may have put something else in place
+            stream.reconfigure(line_buffering=True, errors="replace")
+
+
+def _check_spelling(parser: _Parser, commands: dict[str, _Parser], words: Sequence[str]) -> None:
+    """Ends the program, with the nearest name, at the first command or flag that does not exist."""
+    place = next((place for place, word in enumerate(words) if not word.startswith("-")), len(words))
+    for flag in _unknown_flags(parser, words[:place]):
+        home = next((name for name, command in commands.items() if flag in command.flags()), "")
+        told = f"it goes behind the command, as in npgan {home} {flag}" if home else _nearest(flag, parser.flags())
+        parser.error(f"there is no flag {flag} here: {told or 'see npgan --help'}")
+    if place == len(words):
+        if not set(words) & set(parser.flags()):
+            parser.error(f"a command is missing: {', '.join(commands)}; npgan --help says what they do")
+        return
+    name, *rest = words[place:]
+    if name not in commands:
+        parser.error(f"there is no command {name}: {_nearest(name, commands) or 'there are ' + ', '.join(commands)}")
+    command = commands[name]
+    for flag in _unknown_flags(command, rest):
+        command.error(f"there is no flag {flag}: {_nearest(flag, command.flags()) or f'see {command.prog} --help'}")
+
+
+def _unknown_flags(parser: _Parser, words: Sequence[str]) -> Iterator[str]:
+    """Those among ``words``, up to a bare "--", which says that no flags come after it."""
+    for word in takewhile(lambda word: word != "--", words):
+        flag = word.partition("=")[0]
+        if re.match("--?[A-Za-z]", flag) and flag not in parser.flags():  # -1 is a number
+            yield flag
+
+
+def _nearest(word: str, names: Collection[str]) -> str:
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _complain(command: str, problem: object, status: int) -> int:
@@ -68,6 +123,7 @@ def _train(values: dict[str, Any]) -> int:
         compute=Compute(values["backend_name"], values["precision"], values["kernels"], values["blas"]),
         keeping=Keeping(values["checkpoint_every"], values["keep"]),
         quiet=values["quiet"],
+        colormap=values["colormap"],
     )
     return train(request, _observe)
 
@@ -78,10 +134,19 @@ def _observe(run: RunFolder, *others: Any) -> Observer:
     return FiguresObserver(run, *others)
 
 
-def _sample(values: dict[str, Any]) -> int:
-    from npgan.runs.sample import generate
+_SAMPLE_DEFAULTS = {"count": 64, "seed": 0, "out": Path("samples.png")}  # not argparse's: --animate refuses given ones
 
-    print(generate(**values))
+
+def _sample(values: dict[str, Any]) -> int:
+    from npgan.runs.sample import animate, generate
+
+    if not values.pop("animated"):
+        print(generate(**{**_SAMPLE_DEFAULTS, **values}))
+        return EXIT_OK
+    given = {"--n": "count" in values, "--seed": "seed" in values, "--interpolate": values["interpolate"]}
+    if flags := [flag for flag, is_given in given.items() if is_given]:
+        raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
+    print(animate(values["run_path"], values.get("out")))
     return EXIT_OK
 
 
@@ -121,20 +186,40 @@ _COMMANDS = {
 _SHOW_BLAS = ("train", "bench")  # commands that say how NumPy's matmuls were set up
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="npgan", description="A GAN for MNIST with every backward pass written by hand.")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    """The parser of the whole line, and those of the commands by name."""
+    parser = _Parser(
+        prog="npgan", description="A GAN for MNIST with every backward pass written by hand.",
+        epilog=_example("npgan train --epochs 5", "npgan COMMAND --help"),
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"npgan {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_train(commands)
     _add_sample(commands)
     _add_evaluate(commands)
     _add_gradcheck(commands)
     _add_inspect(commands)
     _add_bench(commands)
-    return parser
+    return parser, dict(commands.choices)
+
+
+def _add_command(commands: Any, name: str, summary: str, description: str, *examples: str) -> Any:
+    """``summary``: for the list of commands. ``examples``: whole lines, for the end of the help."""
+    width = max(shutil.get_terminal_size().columns - 2, 30)
+    return commands.add_parser(
+        name, help=summary, description=textwrap.fill(description, width), epilog=_example(*examples)
+    )
+
+
+def _example(*lines: str) -> str:
+    return "\n  ".join(["examples:" if len(lines) > 1 else "example:", *lines])
 
 
 def _add_train(commands: Any) -> None:
-    parser = commands.add_parser("train", help="train the GAN", description="Train the GAN.", allow_abbrev=False)
+    parser = _add_command(
+        commands, "train", "train the GAN", "Train the GAN.",
+        "npgan train --epochs 20 --out runs/first", "npgan train --resume runs/first --epochs 40",
+    )  # fmt: skip
     where = parser.add_argument_group("where it runs and where its files are")
     _add_backend(where, "auto takes a working GPU, else NumPy, and says why (default: %(default)s)")
     where.add_argument(
@@ -147,11 +232,12 @@ def _add_train(commands: Any) -> None:
     where.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume RUN, or the newest run in runs/")
     where.add_argument(
         "--checkpoint-every", type=int, metavar="EPOCHS",
-        help="besides those at previews and at the end (default: at the first epoch's end after a minute)",
+        help="besides milestones and the end (default: at the first epoch's end after a minute)",
     )  # fmt: skip
     where.add_argument(
         "--keep", type=int, metavar="INT",
-        help="how many of the last checkpoints stay, 35 MB each; those at previews all do (default: 3)",
+        help="how many of the last checkpoints stay, 35 MB each, besides milestones: one every 100 epochs, or every "
+        "--output-period (default: 3)",
     )  # fmt: skip
     where.add_argument("--precision", choices=("fp32", "tf32"), help="of matmuls on a GPU (default: fp32)")
     where.add_argument(
@@ -160,6 +246,10 @@ def _add_train(commands: Any) -> None:
     )  # fmt: skip
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    where.add_argument(
+        "--colormap", choices=COLORMAPS, default="inferno", metavar="NAME",
+        help="of the samples in the terminal: %(choices)s (default: %(default)s, as in the tutorial)",
+    )  # fmt: skip
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
     for each in _config_fields():
         flag = each.metadata["flag"]
@@ -181,9 +271,7 @@ def _config_fields() -> list[Field[Any]]:
 
 
 def _default(each: Field[Any]) -> str:
-    if each.default is None:
-        return "all" if each.name == "train_images" else "never"
-    return "off" if each.default is False else str(each.default)
+    return "off" if each.default is False else shown_value(each.name, each.default)
 
 
 def flag_table() -> str:
@@ -209,27 +297,37 @@ def _add_blas(group: Any) -> None:
 
 
 def _add_sample(commands: Any) -> None:
-    parser = commands.add_parser(
-        "sample", help="draw images from a trained run", description="Draw images from a run's latest checkpoint.",
-        allow_abbrev=False,
+    parser = _add_command(
+        commands, "sample", "draw images from a trained run", "Draw images from a run's latest checkpoint.",
+        "npgan sample runs/first --n 100 --out digits.png",
     )  # fmt: skip
     parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
-    parser.add_argument("--n", dest="count", type=int, default=64, help="how many (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=Path("samples.png"),
-        help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy (default: %(default)s)",
+        "--n", dest="count", type=int, default=argparse.SUPPRESS,
+        help=f"how many (default: {_SAMPLE_DEFAULTS['count']})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=argparse.SUPPRESS,
+        help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy "
+        f"(default: {_SAMPLE_DEFAULTS['out']}); with --animate a .gif (default: samples/training.gif of the run)",
     )  # fmt: skip
     parser.add_argument("--interpolate", action="store_true", help="each row of 8 walks from one sample to another")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument(
+        "--animate", dest="animated", action="store_true",
+        help="instead: the pictures in samples/ that training left, one after another, with their epochs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, default=argparse.SUPPRESS, help=f"of the noise (default: {_SAMPLE_DEFAULTS['seed']})"
+    )
     _add_backend(parser, "(default: %(default)s)")
 
 
 def _add_gradcheck(commands: Any) -> None:
-    parser = commands.add_parser(
-        "gradcheck", help="prove every backward pass against its forward",
-        description="Compare every hand-written backward, and the training step, with numerical derivatives. "
+    parser = _add_command(
+        commands, "gradcheck", "prove every backward pass against its forward",
+        "Compare every hand-written backward, and the training step, with numerical derivatives. "
         "Exit status: 0 all right, 1 a gradient is wrong.",
-        allow_abbrev=False,
+        "npgan gradcheck", "npgan gradcheck --gallery",
     )  # fmt: skip
     parser.add_argument(
         "--gallery", action="store_true", help="plant known bugs, one by one, and show each being caught"
@@ -241,11 +339,11 @@ def _add_gradcheck(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    parser = commands.add_parser(
-        "evaluate", help="put numbers on a trained run",
-        description="Measure samples of a run's latest checkpoint beside real images, k-means centers, an untrained generator "
+    parser = _add_command(
+        commands, "evaluate", "put numbers on a trained run",
+        "Measure samples of a run's latest checkpoint beside real images, k-means centers, an untrained generator "
         "and noise. Writes evaluation.json and evaluation.png into the run.",
-        allow_abbrev=False,
+        "npgan evaluate runs/first",
     )  # fmt: skip
     parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
     parser.add_argument(
@@ -266,18 +364,20 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _add_inspect(commands: Any) -> None:
-    parser = commands.add_parser(
-        "inspect", help="take one training step apart",
-        description="Take one training step apart: every operation with its formula, code, numbers, and the proof that its "
-        "gradient is right. Without RUN the first step of a new run. Nothing of a run is changed.",
-        allow_abbrev=False,
+    parser = _add_command(
+        commands, "inspect", "take one training step apart",
+        "Take one training step apart: every operation with its formula, code, numbers, and the proof that its "
+        "gradient is right. Prints a screen of it, unless a flag asks for more. Without RUN the first step of a new run. "
+        "Nothing of a run is changed.",
+        "npgan inspect", "npgan inspect runs/first --html step.html", "npgan inspect --only D.3",
     )  # fmt: skip
     parser.add_argument("run_path", type=Path, nargs="?", metavar="RUN", help="a run folder, such as runs/mnist-…")
     parser.add_argument("--step", type=int, metavar="INT", help="the checkpoint to start from (default: the latest)")
     parser.add_argument("--compare", metavar="OTHER", help="a second run, or the step of another checkpoint of RUN")
     parser.add_argument("--toy", action="store_true", help="instead: a 3-4-2 network, every number worked out")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with everything, too")
-    parser.add_argument("--summary", action="store_true", help="a line for each operation")
+    parser.add_argument("--full", action="store_true", help="every operation in full, and RUN over time")
+    parser.add_argument("--summary", action="store_true", help="a line for each operation, and RUN over time")
     parser.add_argument("--only", metavar="LAYER", help="one layer in full, such as D.3")
     parser.add_argument(
         "--dataset",
@@ -290,10 +390,10 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _add_bench(commands: Any) -> None:
-    parser = commands.add_parser(
-        "bench", help="time npgan, PyTorch and JAX side by side",
-        description="Milliseconds per iteration of npgan and its baselines (pip install 'npgan[bench]'), measured in turns.",
-        allow_abbrev=False,
+    parser = _add_command(
+        commands, "bench", "time npgan, PyTorch and JAX side by side",
+        "Milliseconds per iteration of npgan and its baselines (pip install 'npgan[bench]'), measured in turns.",
+        "npgan bench --only 'npgan fused,npgan reference'",
     )  # fmt: skip
     parser.add_argument(
         "--batch-sizes", type=_integers, default=[128], metavar="INT,...", help="one table for each (default: 128)"

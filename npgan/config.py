@@ -22,15 +22,16 @@ class Flag(NamedTuple):
     bounds: str  # for people, such as "a number above 0"
     holds: Callable[[Any], bool]  # of a value of that type
     choices: tuple[str, ...] = ()
+    unset: str = ""  # what the default None is called, such as "all"
 
 
 def _declared(flag: Flag, default: Any) -> Any:
     return field(default=default, metadata={"flag": flag})
 
 
-def _integer(default: int | None, text: str, low: int = 1, high: int = 2**31 - 1) -> Any:
+def _integer(default: int | None, text: str, low: int = 1, high: int = 2**31 - 1, unset: str = "") -> Any:
     bounds = f"a whole number from {low} to {high}"
-    return _declared(Flag(int, text, bounds, lambda value: low <= value <= high), default)
+    return _declared(Flag(int, text, bounds, lambda value: low <= value <= high, unset=unset), default)
 
 
 def _number(default: float, text: str, bounds: str, holds: Callable[[float], bool]) -> Any:
@@ -53,11 +54,17 @@ def _switch(text: str) -> Any:
     return _declared(Flag(bool, text, "true or false", lambda value: True), False)
 
 
+_EARLY_PREVIEWS = (1, 2, 5, 10, 20, 50)  # epochs, where no ``output_period`` is given
+_PREVIEW_PERIOD = 100  # from there on
+_FEWEST_PREVIEWS = 5  # in a run of at least so many epochs
+
 _ADDED_LATER = ("train_images", "eval_every")  # fields that the first runs did not have
-_REMOVED = {  # fields that only the preset paper-2014 gave other values than these; it is no longer part of the program
-    "networks": "tutorial", "optimiser": "adam", "lr_decay": 1.0, "momentum": 0.5, "momentum_final": 0.5,
-    "momentum_steps": 1, "input_dropout": 0.0,
-}  # fmt: skip
+_REMOVED = {
+    "networks": "tutorial",
+    "optimiser": "adam",
+    "input_dropout": 0.0,
+}  # others are the preset paper-2014's, now gone
+_IGNORED = ("lr_decay", "momentum", "momentum_final", "momentum_steps")  # of that preset's optimizer: nothing to Adam
 
 
 @dataclass(frozen=True)
@@ -85,23 +92,43 @@ class TrainConfig:
     label_smoothing: float = _number(
         0.0, "real images get the target 1 minus this", "at least 0 and below 0.5", lambda value: 0 <= value < 0.5
     )
-    output_period: int = _integer(100, "epochs between previews and sample PNGs")
+    output_period: int | None = _integer(
+        None,
+        "epochs between previews and sample PNGs; auto: after epochs "
+        f"{', '.join(map(str, _EARLY_PREVIEWS))} and every {_PREVIEW_PERIOD}, in a short run at least {_FEWEST_PREVIEWS}",
+        unset="auto",
+    )
     seed: int = _integer(0, "the same seed and settings give the same run, byte for byte", 0, 2**64 - 1)
     train_images: int | None = _integer(
-        None, "use only the first so many; 50000 is what published Parzen figures trained on"
+        None, "use only the first so many; 50000 is what published Parzen figures trained on", unset="all"
     )
     eval_every: int | None = _integer(
-        None, "epochs between evaluations of 10,000 samples: figures, and their curves as a PNG"
+        None, "epochs between evaluations of 10,000 samples: figures, and their curves as a PNG", unset="never"
     )
 
     def __post_init__(self) -> None:
         for each in fields(self):
             flag, value = each.metadata["flag"], getattr(self, each.name)
-            kinds = (int, float) if flag.kind is float else (flag.kind,)
+            kinds = (int, float) if flag.kind is float else flag.kind
             if value is None and each.default is None:
                 continue
-            if type(value) not in kinds or not flag.holds(value):  # NaN holds nothing
+            is_kind = isinstance(value, kinds) and isinstance(value, bool) == (flag.kind is bool)
+            if not is_kind or not flag.holds(value):  # NaN holds nothing
                 raise InputError(f"{flag_name(each.name)} must be {flag.bounds}, got {value!r}")
+
+    @property
+    def milestone_period(self) -> int:
+        """Epochs from one checkpoint that is kept for good to the next."""
+        return _PREVIEW_PERIOD if self.output_period is None else self.output_period
+
+    def previewed(self, epoch: int) -> bool:
+        """Whether samples are shown and written after ``epoch``, which counts from 1."""
+        if epoch == self.epochs or epoch % self.milestone_period == 0:
+            return True
+        if self.output_period is not None:
+            return False
+        shares = {-(-self.epochs * part // _FEWEST_PREVIEWS) for part in range(1, _FEWEST_PREVIEWS)}
+        return epoch in _EARLY_PREVIEWS or (self.epochs <= 2 * _FEWEST_PREVIEWS and epoch in shares)
 
     def to_json(self) -> str:
         """Sorted, one field a line; ``from_json`` reads it back to an equal config."""
@@ -113,7 +140,11 @@ class TrainConfig:
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
         """Raises InputError for anything but an object with these fields."""
-        return cls.from_dict(parse_config(text))
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"the configuration is not JSON: {error}") from None
+        return cls.from_dict(values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
@@ -121,9 +152,11 @@ class TrainConfig:
 
         Runs of older versions are read: what they lack has its default, what is no longer there must have had its own.
         """
+        if not isinstance(values, dict):
+            raise InputError("the configuration is not a JSON object")
         if any(values.get(name, default) != default for name, default in _REMOVED.items()):
             raise InputError("the configuration is one of the preset paper-2014, which this version no longer has")
-        names, given = {each.name for each in fields(cls)}, set(values) - set(_REMOVED)
+        names, given = {each.name for each in fields(cls)}, set(values) - {*_REMOVED, *_IGNORED}
         if unknown := sorted(given - names):
             raise InputError(f"unknown configuration field: {', '.join(unknown)}")
         if missing := sorted(names - given - set(_ADDED_LATER)):
@@ -131,15 +164,10 @@ class TrainConfig:
         return cls(**{name: values[name] for name in given})
 
 
-def parse_config(text: str) -> dict[str, Any]:
-    """The fields of a config.json, not yet checked. Raises InputError for anything but a JSON object."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the configuration is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError("the configuration is not a JSON object")
-    return values
+def shown_value(name: str, value: object) -> str:
+    """The value of a field for people: "auto" where ``output_period`` is None."""
+    flag = next(each.metadata["flag"] for each in fields(TrainConfig) if each.name == name)
+    return str(flag.unset if value is None else value)
 
 
 def flag_name(field_name: str) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+import numpy as np
+
+from npgan.backend import Array, to_numpy
 from npgan.errors import InputError
 
-if TYPE_CHECKING:
-    import numpy as np
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what a file system says that cannot flush a folder, as some on a network
 
 
 @contextmanager
@@ -45,21 +48,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def publish(temporary: Path, path: Path) -> None:
     """Gives a finished file its name, and makes that last through a power cut."""
     os.replace(temporary, path)
-    if os.name == "posix":  # Windows does not let a program open a folder
+    try:
         folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    except PermissionError:  # Windows lets no program open a folder, nor may one that can be written and not read be
+        return
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(folder)
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """A safetensors file. Raises OSError."""
-    import numpy as np
+def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all. Raises OSError."""
     from safetensors.numpy import save
 
     with replacing(path) as file:
-        file.write(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata))
+        file.write(save({name: np.ascontiguousarray(to_numpy(tensor)) for name, tensor in tensors.items()}, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -69,5 +76,5 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read: {(str(error).splitlines() or ['no safetensors file'])[0]}") from None

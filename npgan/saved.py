@@ -1,8 +1,9 @@
-"""Networks from files that ``Sequential.save`` wrote."""
+"""Networks from files that ``save`` wrote."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,20 +22,31 @@ def load(path: str | Path, xp: ModuleType = np) -> Sequential:
     Raises InputError, naming the file, for anything else.
     """
     tensors, metadata = read_tensors(Path(path))
+    dtype = next((tensor.dtype for tensor in tensors.values()), np.float32)
     try:
-        layers = [_layer(written) for written in json.loads(metadata["layers"])[1:]]
-        dtype = next(iter(tensors.values())).dtype if tensors else np.float32
-        net = Sequential(layers, dtype, xp)
+        layers = _layer(json.loads(metadata["network"]), dtype, xp)
+        net = layers if isinstance(layers, Sequential) else Sequential([layers], dtype, xp)
         if {name: tensor.shape for name, tensor in tensors.items()} != net.shapes():
             raise ValueError("its tensors are not those of its layers")
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, NotImplementedError, RecursionError) as error:
         raise InputError(f"{path}: not a network of npgan: {error}") from None
     for name, tensor in tensors.items():
         net.tensors[name][...] = xp.asarray(tensor)
     return net
 
 
-def _layer(written: list[Any]) -> Layer:
-    known = {each.__name__: each for each in Layer.__subclasses__()}
-    kind, arguments = known[written[0]], written[1:]
-    return kind([_layer(each) for each in arguments]) if kind is Sequential else kind(*arguments)
+def _layer(written: list[Any], dtype: Any, xp: ModuleType) -> Layer:
+    classes = {each.__name__: each for each in _subclasses(Layer)}
+    name, *arguments = written
+    if name not in classes:
+        raise ValueError(f"no layer called {name!r}: import or define its class first")
+    if classes[name] is Sequential:
+        return Sequential([_layer(each, dtype, xp) for each in arguments], dtype, xp)
+    return classes[name](*arguments)
+
+
+def _subclasses(kind: type[Layer]) -> Iterator[type[Layer]]:
+    """In the order of their definition, so that of two with one name the newer one is taken."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)

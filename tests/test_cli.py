@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import signal
 import struct
 import subprocess
@@ -16,9 +17,12 @@ import pytest
 from helpers import after_steps
 from PIL import Image
 
+from npgan import __version__, cli, engines
+from npgan.backend import Backend
 from npgan.cli import main
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
+from npgan.engines import Choice, Compute, Report
 from npgan.engines.cpu import blas
 from npgan.runs.checkpoint import load
 
@@ -79,6 +83,43 @@ def test_help_is_fast_because_nothing_heavy_is_imported() -> None:
         assert flag in result.stdout
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"npgan {__version__}\n")
+
+
+def test_every_help_ends_with_examples_that_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    whole, commands = cli._parser()
+    assert set(commands) == set(cli._COMMANDS)
+    for parser in (whole, *commands.values()):
+        text = parser.format_help()
+        assert max(map(len, text.partition("example")[0].splitlines())) <= 60
+        lines = [line.split() for line in text.rpartition("example")[2].splitlines()[1:]]
+        assert lines and all(words[0] == "npgan" for words in lines)
+    for name, parser in commands.items():
+        for line in str(parser.epilog).splitlines()[1:]:
+            words = shlex.split(line)[1:]
+            assert words[0] == name
+            cli._check_spelling(whole, commands, words)
+            assert whole.parse_args(words).command == name
+
+
+def test_output_and_warnings_in_one_file_are_in_order_of_time(data: Path, tmp_path: Path) -> None:
+    """And a character that the file's encoding lacks is no end."""
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "npgan", *_train(data, tmp_path / "run", "--output-period", "1")]
+    subprocess.run(command, cwd=_ROOT, env=env, stdout=subprocess.DEVNULL, check=True)
+    (tmp_path / "run/checkpoints/step-000000010.safetensors").write_bytes(b"")
+    log = subprocess.run(
+        [*command[:3], "sample", str(tmp_path / "run"), "--out", str(tmp_path / "é.png"), "--backend", "numpy"],
+        cwd=_ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, text=True,
+    ).stdout  # fmt: skip
+    warning, result = log.splitlines()
+    assert "taking the one before" in warning and "?.png: 64 samples" in result
+
+
 def test_a_run_and_what_it_leaves(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert main(_train(data, run, "--output-period", "1")) == 0
@@ -97,9 +138,83 @@ def test_a_run_and_what_it_leaves(data: Path, tmp_path: Path, capsys: pytest.Cap
     keys = "epoch step loss_d loss_g d_real d_fake grad_norm_d grad_norm_g seconds images_per_second"
     assert [set(line) for line in lines] == [set(keys.split())] * 2
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 5), (2, 10)]
-    assert sorted(path.name for path in (run / "samples").iterdir()) == ["epoch-00001.png", "epoch-00002.png"]
+    pictures = ["epoch-00001.png", "epoch-00002.png", "training.gif"]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == pictures
     assert (run / "checkpoints" / "latest").read_text() == "step-000000010.safetensors\n"
     assert load(run / "checkpoints" / "step-000000010.safetensors").step == 10
+
+
+def test_the_header_stands_before_compiling_and_what_was_chosen_after_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from npgan.runs import train as run_module
+
+    shown = []
+
+    def choose(compute: Compute, backend: Backend, report: Report) -> Choice:
+        shown.append(capsys.readouterr().out)
+        report("compiling")
+        shown.append(capsys.readouterr().err)
+        return engines.choose(compute, backend, report)
+
+    monkeypatch.setattr(run_module, "choose", choose)
+    assert main(_train(data, tmp_path / "run")) == 0
+    before, while_compiling, after = *shown, capsys.readouterr().out
+    for name in ("backend:", "device:", "parameters:", "data:", "seed:", "run folder:", "checkpoints:"):
+        assert name in before and name not in after
+    assert while_compiling == "compiling\n"
+    assert after.startswith("kernels:     reference, fp32 (asked for by --kernels reference)\nmatmul:")
+
+
+def test_an_engine_that_cannot_be_had_leaves_the_old_run_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_train(data, tmp_path / "run", "--quiet")) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    monkeypatch.setitem(sys.modules, "numba", None)
+    flags = ["--kernels", "fused", "--overwrite", "--quiet"]
+    assert "--kernels fused: numba" in _error_of(_train(data, tmp_path / "run", *flags), capsys)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_one_pipe_gets_both_streams_in_the_order_of_time(data: Path, tmp_path: Path) -> None:
+    """A warning of the lock, then the header, then compiling, kernels, epochs, and the error at the end."""
+    code = f"""
+import numpy as np
+from npgan.cli import main
+from npgan.runs import train as run_module
+
+def choose(compute, backend, report, choose=run_module.choose):
+    report("compiling")
+    return choose(compute, backend, report)
+
+def broken(*of):
+    raise OSError(28, "No space left on device", "training.gif")
+
+run_module.choose = choose
+run_module.RunFolder.save_animation = broken
+(run_module.Path({str(tmp_path / "run")!r}) / "").mkdir()
+(run_module.Path({str(tmp_path / "run")!r}) / ".lock").write_text("process 1 on here\\n")
+raise SystemExit(main({_train(data, tmp_path / "run")!r}))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    text = done.stdout.decode()
+    order = [
+        "backend: ",
+        "checkpoints: ",
+        "compiling",
+        "kernels: ",
+        "taking over",
+        "epoch 1/2 ",
+        "samples after epoch 1:",
+    ]
+    order += ["epoch 2/2 ", "samples after epoch 2:", "mean loss per epoch", "error: training.gif: No space left"]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places), text
+    assert done.returncode == 1
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(data: Path, tmp_path: Path) -> None:
@@ -216,6 +331,27 @@ def test_bad_flags(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "train, sample, evaluate, gradcheck, inspect, bench"),
+        ("trian", "did you mean train?"),
+        ("frobnicate", "there are train, sample,"),
+        ("--versoin", "did you mean --version?"),
+        ("--epochs 3 train", "npgan train --epochs"),
+        ("train --epcohs 3", "npgan train: error: there is no flag --epcohs: did you mean --epochs?"),
+        ("train --batchsize=3", "did you mean --batch-size?"),
+        ("train -epochs 3", "did you mean --epochs?"),
+        ("train -q", "there is no flag -q: see npgan train --help"),
+        ("evaluate --quite", "did you mean --quiet?"),
+        ("sample run --sed 3", "did you mean --seed?"),
+        ("sample -- --sed", "--sed: no such run folder"),
+    ],
+)
+def test_the_nearest_command_or_flag_is_named(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in _error_of(line.split(), capsys)
+
+
 def _gz_cut(good: bytes) -> bytes:
     return gzip.compress(good)[:-20]
 
@@ -318,6 +454,28 @@ def test_samples(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (images.shape, images.dtype) == ((10, 28, 28), np.float32)
     assert np.abs(images).max() <= 1
     assert images.std(axis=0).max() > 0
+
+
+def test_an_animation_on_demand(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = tmp_path / "run", tmp_path / "digits.gif"
+    assert main(_train(data, run, "--quiet")) == 0
+    made = (run / "samples" / "training.gif").read_bytes()
+    (run / "samples" / "training.gif").unlink()
+    assert main(["sample", str(run), "--animate"]) == 0
+    gif = run / "samples" / "training.gif"
+    assert capsys.readouterr().out == f"{gif}: 2 pictures of {run} up to epoch 2\n"
+    assert main(["sample", str(run), "--animate", "--out", str(out)]) == 0
+    assert made == gif.read_bytes() == out.read_bytes()
+    for flags, words in (
+        (["--n", "64", "--seed", "0"], "it cannot take --n and --seed"),
+        (["--interpolate"], "it cannot take --interpolate"),
+        (["--out", str(tmp_path / "a.png")], "must end in .gif"),
+        (["--out", str(tmp_path / "nowhere" / "a.gif")], "does not exist"),
+    ):
+        assert words in _error_of(["sample", str(run), "--animate", *flags], capsys)
+    for picture in (run / "samples").glob("*.png"):
+        picture.unlink()
+    assert "holds no pictures" in _error_of(["sample", str(run), "--animate"], capsys)
 
 
 def test_interpolation_walks_from_one_sample_to_another(data: Path, tmp_path: Path) -> None:

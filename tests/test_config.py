@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from npgan.config import TrainConfig
@@ -13,7 +14,7 @@ from npgan.errors import InputError
 
 def test_the_defaults_are_the_tutorials() -> None:
     config = TrainConfig()
-    assert (config.epochs, config.batch_size, config.latent_dim, config.output_period) == (1000, 128, 100, 100)
+    assert (config.epochs, config.batch_size, config.latent_dim) == (1000, 128, 100)
     assert (config.lr_g, config.lr_d, config.beta1, config.beta2, config.adam_epsilon) == (2e-4, 2e-4, 0.9, 0.999, 1e-8)
     assert (config.leaky_slope, config.dropout, config.loss) == (0.2, 0.3, "bce")
     assert not config.dropout_in_g_step
@@ -55,6 +56,35 @@ def test_bad_values_name_their_flag(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("epochs", "period", "previews"),
+    [
+        (1000, None, [1, 2, 5, 10, 20, 50, *range(100, 1001, 100)]),
+        (250, None, [1, 2, 5, 10, 20, 50, 100, 200, 250]),
+        (30, None, [1, 2, 5, 10, 20, 30]),
+        (10, None, [1, 2, 4, 5, 6, 8, 10]),
+        (3, None, [1, 2, 3]),
+        (1, None, [1]),
+        (250, 100, [100, 200, 250]),  # a number means what it always did
+        (7, 3, [3, 6, 7]),
+    ],
+)
+def test_when_samples_are_shown(epochs: int, period: int | None, previews: list[int]) -> None:
+    config = TrainConfig(epochs=epochs, output_period=period)
+    assert [epoch for epoch in range(1, epochs + 1) if config.previewed(epoch)] == previews
+
+
+def test_a_short_run_shows_samples_five_times() -> None:
+    for epochs in range(1, 60):
+        config = TrainConfig(epochs=epochs)
+        assert sum(map(config.previewed, range(1, epochs + 1))) >= min(epochs, 5)
+
+
+def test_checkpoints_stay_as_often_as_before_there_were_early_previews() -> None:
+    assert TrainConfig().milestone_period == 100
+    assert TrainConfig(output_period=7).milestone_period == 7
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "not JSON"),
@@ -71,3 +101,30 @@ def test_bad_json_is_one_line(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         TrainConfig.from_json(text)
     assert "\n" not in str(caught.value)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    assert TrainConfig(lr_g=np.float64(1e-4), dropout=0).lr_g == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("old", "read"),
+    [
+        ({"networks": "tutorial", "optimiser": "adam", "momentum": 0.9, "lr_decay": 1.5, "input_dropout": 0.0}, True),
+        ({"networks": "paper-2014"}, False),
+        ({"optimiser": "sgd", "momentum": 0.5}, False),
+    ],
+)
+def test_fields_of_older_versions(old: dict[str, Any], read: bool) -> None:
+    """Momentum meant nothing to Adam; what is the preset paper-2014's is no longer there."""
+    values = {**TrainConfig().to_dict(), **old}
+    if read:
+        assert TrainConfig.from_dict(values) == TrainConfig()
+    else:
+        with pytest.raises(InputError, match="paper-2014"):
+            TrainConfig.from_dict(values)
+
+
+def test_not_an_object() -> None:
+    with pytest.raises(InputError, match="not a JSON object"):
+        TrainConfig.from_dict([1])  # type: ignore[arg-type]

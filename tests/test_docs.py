@@ -1,32 +1,37 @@
-"""The docs: the table of flags is that of the config; the course's snippets run, its answers pass, its quotes are the code."""
+"""The docs: tables made from the code are up to date, snippets run, answers pass, quotes are the code, the site is whole."""
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import npgan
 from npgan.gradcheck.source import read_source, resolve
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("**/*.md"))
 STEPS = sorted((DOCS / "course").glob("[0-9]*.md"))
 
 _SNIPPET = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-# A function's whole body or, after a comma, the part of it that begins with such a comment.
+# Fenced as "py", where a snippet to run is "python". A function's whole body or, after a comma, the part of it that begins
+# with such a comment.
 _QUOTE = re.compile(
-    r"<!-- code: ([\w.]+)(?:, ([^\n]+))? -->\nFrom `(\S+)`, `(\S+)`: ([^\n]*)\n\n```text\n(.*?)\n```", re.DOTALL
+    r"<!-- code: ([\w.]+)(?:, ([^\n]+))? -->\nFrom `(\S+)`, `(\S+)`: ([^\n]*)\n\n```py\n(.*?)\n```", re.DOTALL
 )
 
 
 def _named(page: Path) -> str:
-    return page.stem
+    return page.relative_to(DOCS).with_suffix("").as_posix()
 
 
 def test_there_are_eight_steps() -> None:
@@ -76,10 +81,16 @@ def test_quoted_code_and_formulas_are_those_of_the_source(page: Path) -> None:
         assert body == code, f"{page.name} quotes an older {dotted}"
 
 
-@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))], ids=_named)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_layer_of_ones_own_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = _SNIPPET.finditer((DOCS / "own-layer.md").read_text(encoding="utf-8"))
+    exec(compile(snippet[2], "own-layer.md", "exec"), {})
+    assert "accuracy" in capsys.readouterr().out
 
 
 def test_the_table_of_flags_is_that_of_the_config() -> None:
@@ -91,21 +102,69 @@ def test_the_table_of_flags_is_that_of_the_config() -> None:
     )
 
 
-def test_the_site_builds(tmp_path: Path) -> None:
-    if find_spec("mkdocs") is None or find_spec("material") is None:
-        pytest.skip("mkdocs-material is not installed: pip install 'npgan[docs]'")
-    command = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "-q",
-        "-f",
-        str(DOCS.parent / ".mkdocs.yml"),
-        "-d",
-        str(tmp_path / "site"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    html = (tmp_path / "site" / "course" / "8-g-step" / "index.html").read_text(encoding="utf-8")
-    assert "backward_input" in html
+def _home(name: str) -> str:
+    thing = getattr(npgan, name)
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def test_the_reference_names_all_that_is_public() -> None:
+    names = (
+        (DOCS / "reference" / "index.md")
+        .read_text(encoding="utf-8")
+        .partition("<!-- names -->\n")[2]
+        .partition("\n\n")[0]
+    )
+    line = ", ".join(f"[`{name}`][{_home(name)}]" for name in npgan.__all__) + "."
+    assert names == line, "paste this line into docs/reference/index.md"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built of a copy: of other folders Zensical builds none."""
+    pytest.importorskip(
+        "zensical", reason="pip install -e '.[docs]'"
+    )  # CI builds the site in a step of its own as well
+    copy = tmp_path_factory.mktemp("site")
+    shutil.copy(ROOT / ".mkdocs.yml", copy)
+    for folder in (DOCS, ROOT / "npgan"):
+        shutil.copytree(folder, copy / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {
+        **os.environ,
+        "NPGAN_REPO_URL": "https://example.org/someone/npgan",
+        "NPGAN_EDIT_URI": "edit/main/docs/",
+    }
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", str(copy / ".mkdocs.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return copy / "build" / "site"
+
+
+def test_every_page_is_in_the_nav_and_in_the_site(site: Path) -> None:
+    config = (ROOT / ".mkdocs.yml").read_text(encoding="utf-8")
+    for page in PAGES:
+        assert re.search(rf"[ \[]{page.relative_to(DOCS).as_posix()}$", config, re.MULTILINE), (
+            f"{page} is not in the nav"
+        )
+        assert (site / _named(page).removesuffix("index") / "index.html").is_file()
+
+
+def test_the_site_has_maths_colors_links_and_the_reference(site: Path) -> None:
+    page = (site / "course" / "8-g-step" / "index.html").read_text(encoding="utf-8")
+    assert page.count('<math display="block"') == 1
+    assert "$" not in re.sub(r"<(script|svg|style)\b.*?</\1>", "", page, flags=re.DOTALL)
+    assert '<span class="n">backward_input</span>' in page
+    assert 'rel="prev"' in page
+    assert 'href="https://example.org/someone/npgan/edit/main/docs/course/8-g-step.md"' in page
+    reference = "".join(file.read_text(encoding="utf-8") for file in (site / "reference").glob("**/*.html"))
+    for home in (*map(_home, npgan.__all__), "npgan.gradcheck.library.check_gradients"):
+        assert f'id="{home}"' in reference, f"{home} is on no page of docs/reference"
+
+
+def test_the_site_fetches_nothing(site: Path) -> None:
+    for file in site.glob("**/*.html"):
+        text = file.read_text(encoding="utf-8")
+        fetched = re.findall(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="([^"]*)"', text)
+        fetched += [link for link in re.findall(r"<link\b[^>]*>", text) if 'rel="canonical"' not in link]
+        assert fetched
+        assert not [address for address in fetched if "//" in address], file
+        assert 'data-md-component="source"' not in text  # asks the repository's host for its stars

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import select
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -81,23 +83,33 @@ class Worker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
         )
+        # a thread reads: on Windows nobody can wait for a pipe with a limit. It sleeps while the candidate works
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read_lines, daemon=True)
+        self._reader.start()
+
+    def _read_lines(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")  # the end
 
     def ask(self, question: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(question + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
+        except OSError:  # a broken pipe; Windows calls it otherwise
             return self._ended()
         return self.read(_PATIENCE)
 
     def read(self, patience: float) -> dict[str, Any]:
         """``patience``: seconds to wait."""
-        assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], patience)[0]:
+        try:
+            line = self._lines.get(timeout=patience)
+        except queue.Empty:
             self._process.kill()  # or it would go on working beside the others
             return {"missing": f"no answer in {patience:.0f} s"}
-        line = self._process.stdout.readline()
         if not line:
             return self._ended()
         answer: dict[str, Any] = json.loads(line)
@@ -105,7 +117,12 @@ class Worker:
 
     def stop(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(OSError):  # a question that nobody read
+                    stream.close()
         self._said.close()
 
     def _ended(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
 import sys
 import time
 import warnings
@@ -63,7 +62,7 @@ def main(name: str, batch: int, threads: int) -> None:
     answer({"ready": candidate.detail, "flops": candidate.flops})
     for line in sys.stdin:
         if line.strip() == "end":
-            answer({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024} | _launches(candidate))
+            answer({"peak_mb": _peak_mb()} | _launches(candidate))
             return
         times = []
         for _ in range(int(line)):
@@ -71,6 +70,16 @@ def main(name: str, batch: int, threads: int) -> None:
             candidate.run()
             times.append(1e3 * (time.perf_counter() - start) / candidate.iterations)
         answer({"ms": times})
+
+
+def _peak_mb() -> float | None:
+    """The most memory that this process has had; None where the system does not count it, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # macOS counts bytes, others KiB
 
 
 def _launches(candidate: Candidate) -> dict[str, Any]:

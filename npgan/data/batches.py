@@ -26,8 +26,15 @@ def batch_bounds(iteration: int, count: int, batch_size: int) -> slice:
 
 
 def scale_pixels(pixels: Array, dtype: Any = np.float32) -> Array:
-    """Maps uint8 0 … 255 to −1 … 1, tanh's range: pixels / 127.5 − 1, in ``dtype``. Data of floats are taken as they are.
+    """Maps uint8 0 … 255 to −1 … 1, tanh's range: pixels / 127.5 − 1, in ``dtype``. Floats are taken as they are.
 
     Both ends are exact. The dtype is named because NumPy would divide bytes in float64. Shapes: (N, I) → (N, I).
+    Raises ValueError for other integers, for NaN and for infinity.
     """
-    return pixels.astype(dtype) if pixels.dtype.kind == "f" else np.divide(pixels, 127.5, dtype=dtype) - 1
+    if pixels.dtype.kind == "f":
+        if not bool(np.isfinite(pixels).all()):
+            raise ValueError("the data hold NaN or infinity")
+        return pixels.astype(dtype)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"data must be uint8 pixels or floats, got {pixels.dtype}")
+    return np.divide(pixels, 127.5, dtype=dtype) - 1

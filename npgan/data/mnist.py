@@ -68,7 +68,9 @@ class Dataset(NamedTuple):
     source: str  # for people: where the images came from
 
 
-def load_dataset(name: str, data_dir: Path | None, split: str = "train", report: Report = lambda line: None) -> Dataset:
+def load_dataset(
+    name: str, data_dir: str | Path | None = None, split: str = "train", report: Report = lambda line: None
+) -> Dataset:
     """The data set that ``--dataset`` and ``--data-dir`` ask for; ``split`` is "train" or "test".
 
     mnist: the files in ``data_dir``, as they are; without one, those in the cache, downloaded first where needed.
@@ -84,7 +86,7 @@ def load_dataset(name: str, data_dir: Path | None, split: str = "train", report:
             raise InputError("--data-dir is a folder of MNIST files: leave it out with --dataset digits")
         return _load_digits(split, report)
     if data_dir is not None:
-        return _load_given(data_dir, split)
+        return _load_given(Path(data_dir), split)
     try:
         return _load_cached(split, report) or _load_downloaded(split, report)
     except DownloadError as error:

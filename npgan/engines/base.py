@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,7 +34,10 @@ class Engine(Protocol):
     """
 
     def run(self, iterations: int) -> np.ndarray:
-        """So many iterations, as ``gan.train_step`` does them. Returns their StepMetrics (iterations, 6) in main memory."""
+        """So many iterations, as ``gan.train_step`` does them. Returns their StepMetrics (iterations, 6) in main memory.
+
+        It may stop after the first whose metrics are not finite: ``tensors`` then tells of that one.
+        """
 
     def tensors(self) -> Iterator[Tensor]:
         """What the last iteration computed, in its order: the first that is not finite says where training diverged."""
@@ -57,7 +61,7 @@ class ReferenceEngine:
 
     def run(self, iterations: int) -> np.ndarray:
         state, count, batch = self.state, len(self.images), self.config.batch_size
-        done: list[StepMetrics] = []
+        done: list[list[float]] = []
         for _ in range(iterations):
             epoch, iteration = divmod(state.step, iterations_per_epoch(count, batch))
             if epoch != self._order_epoch:
@@ -66,9 +70,11 @@ class ReferenceEngine:
             pixels = self.images[self._order[batch_bounds(iteration, count, batch)]]
             self._record.clear()
             self._watched.step = state.step
-            done.append(train_step(self._watched, pixels, self.config))
+            done.append([float(value) for value in train_step(self._watched, pixels, self.config)])
             state.step = self._watched.step
-        return np.array([[float(value) for value in metrics] for metrics in done]).reshape(-1, len(StepMetrics._fields))
+            if not all(map(math.isfinite, done[-1])):
+                break
+        return np.array(done).reshape(-1, len(StepMetrics._fields))
 
     def tensors(self) -> Iterator[Tensor]:
         told: set[tuple[str, str]] = set()
@@ -108,29 +114,30 @@ class FusedEngine:
             while iterations:
                 epoch, first = divmod(state.step, self.per_epoch)
                 self._shuffle(epoch)
-                count = min(iterations, self.per_epoch - first)
-                whole = min(count, max(self._whole - first, 0))
-                self._repeat(self.config.batch_size, whole)
-                self._repeat(self._rest, count - whole)
+                wanted = min(iterations, self.per_epoch - first)
+                whole = min(wanted, max(self._whole - first, 0))
+                count = self._repeat(self.config.batch_size, whole)
+                if count == whole:
+                    count += self._repeat(self._rest, wanted - whole)
+                iterations = iterations - count if count == wanted else 0
                 if first + count == self.per_epoch:
                     self._shuffle(epoch + 1)  # started while a GPU is still busy with this epoch
                 parts.append(np.array(to_numpy(self.resident.metrics[first : first + count])))  # waits for all of it
                 state.step += count
                 state.optimizer_d.step = state.optimizer_g.step = state.step
-                iterations -= count
         return np.concatenate(parts)
 
     def tensors(self) -> Iterator[Tensor]:
         if self._last is not None:
             yield from self._last.tensors()
 
-    def _repeat(self, rows: int, count: int) -> None:
+    def _repeat(self, rows: int, count: int) -> int:
         if not count:
-            return
+            return 0
         if rows not in self._steps:
             self._steps[rows] = FusedStep(self.kernels, self.state, self.config, self.resident, rows)
         self._last = self._steps[rows]
-        self.kernels.repeat(self._last, count)
+        return self.kernels.repeat(self._last, count)
 
     def _shuffle(self, epoch: int) -> None:
         if epoch != self._order_epoch:

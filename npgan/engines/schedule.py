@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from npgan.backend import Array, array_module
 from npgan.config import TrainConfig
 from npgan.gan import IMAGE_PIXELS, PASS_D, PASS_G, TrainState
@@ -83,8 +85,8 @@ class Kernels(Protocol):
     def join(self) -> None:
         """What is called from now on waits for everything that was called on the side stream."""
 
-    def repeat(self, step: FusedStep, count: int) -> None:
-        """``step.launch()`` so many times."""
+    def repeat(self, step: FusedStep, count: int) -> int:
+        """``step.launch()`` so many times. Returns how often: it may stop once the metrics are not finite."""
 
     def partial_sums(self, layer: Dense) -> int:
         """How many parts of Σ gradient² the table writes for the layer."""
@@ -138,9 +140,14 @@ class InOrder:
     def join(self) -> None:
         pass
 
-    def repeat(self, step: FusedStep, count: int) -> None:
-        for _ in range(count):
+    def repeat(self, step: FusedStep, count: int) -> int:
+        metrics = step.resident.metrics
+        for done in range(1, count + 1):
+            row = int(step.resident.step[0]) % len(metrics)
             step.launch()
+            if not np.isfinite(metrics[row]).all():
+                return done
+        return count
 
 
 class FusedStep:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from npgan.backend import Array, Backend, select, to_numpy
 from npgan.data.batches import iterations_per_epoch
 from npgan.data.mnist import Dataset, fingerprint, first_images, load_dataset
 from npgan.errors import InputError
-from npgan.evaluation.classifier import cached
+from npgan.evaluation.classifier import epochs_left
 from npgan.evaluation.figures import RECIPE, Judge, check_sample_count
 from npgan.evaluation.picture import save_picture
 from npgan.evaluation.report import Facts, Row, Steps, tables, warnings, write_json
@@ -23,7 +24,15 @@ from npgan.nn.network import Sequential
 from npgan.runs.checkpoint import Checkpoint, restore
 from npgan.runs.folder import RunFolder
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 Source = Callable[[int], tuple[Array, np.ndarray | None]]  # seed → images, and where they lie among the training images
+
+# Seconds on two cores, for the ETA: only their ratios count
+_EPOCH_COST = 2.8  # of the classifier
+_FIGURES_COST = 5.9e-4  # for each of the n images
+_CENTRES_COST = 4.1e-4  # likewise, in each round of k-means
 
 
 def evaluate(
@@ -58,14 +67,16 @@ def evaluate(
     train, test = _data_of(checkpoint, data_dir, run_path, report)
     check_sample_count(n, len(train.images))
     g = restore(checkpoint, backend).generator
-    total = 1 + KMEANS_ITERATIONS + 4 * seeds + 1
-    with Steps(console, total, quiet) as steps:
-        if train.labels is not None and not cached(train, RECIPE):
-            steps.more(RECIPE.epochs)
-        judge = Judge(train, test, backend, report, steps.step)
-        steps.step(f"classifier: {judge.accuracy:.2%} of the test images right")
+    epochs = epochs_left(train, RECIPE, backend) if train.labels is not None else 0
+    with _steps(console, epochs, n, seeds, quiet) as steps:
+        judge = Judge(train, test, backend, report, lambda line: steps.step(line, _EPOCH_COST))
+        steps.step(f"classifier: {judge.accuracy:.2%} of the test images right", 1.0)
         rows: list[Row] = []
-        for name, source, count in _sources(checkpoint, g, judge, backend, n, steps.step):
+
+        def centres(line: str) -> None:
+            steps.step(line, _CENTRES_COST * n)
+
+        for name, source, count in _sources(checkpoint, g, judge, backend, n, centres):
             draws = []
             for number in range(seed, seed + min(count, seeds)):
                 images, itself = source(number)
@@ -73,7 +84,8 @@ def evaluate(
                 draws.append(figures)
                 if not rows and number == seed:
                     shown = to_numpy(images), details
-                steps.step(f"{name}: Parzen {figures.parzen.mean:.1f} nats, Fréchet {figures.frechet:.1f}")
+                text = f"{name}: Parzen {figures.parzen.mean:.1f} nats, Fréchet {figures.frechet:.1f}"
+                steps.step(text, _FIGURES_COST * n)
             rows.append(Row(name, draws))
     facts = _facts(checkpoint, run_path, train, judge, n, list(range(seed, seed + seeds)), backend, start)
     write_json(run_path / "evaluation.json", rows, facts)
@@ -93,6 +105,13 @@ def evaluate(
     for line in warnings(rows, facts):
         report(line)
     return 0
+
+
+def _steps(console: Console, epochs: int, n: int, seeds: int, quiet: bool) -> Steps:
+    """Progress of the classifier's ``epochs``, its accuracy, k-means, and the figures: four rows for each seed, one alone."""
+    figures = 4 * seeds + 1
+    cost = epochs * _EPOCH_COST + 1.0 + n * (KMEANS_ITERATIONS * _CENTRES_COST + figures * _FIGURES_COST)
+    return Steps(console, epochs + 1 + KMEANS_ITERATIONS + figures, cost, quiet)
 
 
 def _sources(

@@ -11,6 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
 from npgan.evaluation.figures import Figures
 from npgan.evaluation.metrics import NEIGHBORS, SURE
 from npgan.evaluation.parzen import PUBLISHED, SIGMAS
@@ -18,7 +21,6 @@ from npgan.runs.folder import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
     from rich.table import Table
 
 
@@ -49,31 +51,26 @@ class Facts(NamedTuple):
 
 
 class Steps:
-    """Progress of a job of ``total`` steps: a bar with ETA on a terminal, else a line for each step."""
+    """Progress of a job: a bar with ETA on a terminal, else a line for each step.
 
-    def __init__(self, console: Console, total: int, quiet: bool) -> None:
-        self._console, self._total, self._quiet = console, total, quiet
-        self._live = console.is_terminal and not quiet
-        self._done, self._start = 0, time.perf_counter()
+    ``total``: what its ``count`` steps cost together, in a unit of the caller's, of which only ratios count.
+    """
+
+    def __init__(self, console: Console, count: int, total: float, quiet: bool) -> None:
+        self._console, self._count, self._total, self._quiet = console, count, total, quiet
+        self._done, self._spent = 0, 0.0
+        self._start = self._last = time.perf_counter()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> Steps:
-        if self._live:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )  # fmt: skip
-
+        if self._console.is_terminal and not self._quiet:
+            # rich's own ETA forgets what is half a minute old: a step may take longer
             self._progress = Progress(
-                BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+                BarColumn(20), TextColumn("{task.fields[place]}"), TimeElapsedColumn(), _Eta(self._eta),
                 TextColumn("{task.description}", markup=False), console=self._console,
             )  # fmt: skip
-            self._task = self._progress.add_task("", total=self._total)
+            self._task = self._progress.add_task("", total=self._total, place=f"0/{self._count}")
             self._progress.start()
         return self
 
@@ -83,22 +80,33 @@ class Steps:
         if self._progress is not None:
             self._progress.stop()
 
-    def more(self, steps: int) -> None:
-        """``steps`` of work that nobody had counted on."""
-        self._total += steps
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, total=self._total)
-
-    def step(self, text: str) -> None:
+    def step(self, text: str, cost: float) -> None:
         """A step is done; ``text`` says which."""
-        self._done += 1
+        self._done, self._spent, self._last = self._done + 1, self._spent + cost, time.perf_counter()
+        place = f"{self._done}/{self._count}"
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._done, description=text)
+            self._progress.update(self._task, completed=self._spent, description=text, place=place)
         elif not self._quiet:
-            seconds = time.perf_counter() - self._start
-            left = seconds / self._done * (self._total - self._done)
-            line = f"{self._done}/{self._total}  {seconds:.0f} s, ETA {left:.0f} s  {text}"
+            line = f"{place}  {self._last - self._start:.0f} s, {self._eta()}  {text}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _eta(self) -> str:
+        """As the steps so far went, less what has passed since the last of them."""
+        if not self._spent:
+            return "ETA -"
+        left = (self._last - self._start) / self._spent * (self._total - self._spent)
+        return f"ETA {max(0.0, left - (time.perf_counter() - self._last)):.0f} s"
+
+
+class _Eta(ProgressColumn):
+    """Asked anew whenever the bar is drawn."""
+
+    def __init__(self, eta: Callable[[], str]) -> None:
+        super().__init__()
+        self._eta = eta
+
+    def render(self, task: Task) -> Text:
+        return Text(self._eta())
 
 
 def tables(rows: Sequence[Row], facts: Facts) -> list[Table]:

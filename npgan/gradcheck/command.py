@@ -47,7 +47,7 @@ def _checks(chosen: Backend, seed: int, as_json: bool, verbose: bool, console: C
     else:
         print_report(report, console, verbose)
         if fused is None:
-            console.print(f"fused kernels not compared: {engine.reason}", style="dim")
+            console.print(f"fused kernels not compared: {engine.reason}", style="dim", markup=False)
     return 0 if report.passed else 1
 
 

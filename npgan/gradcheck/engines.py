@@ -23,7 +23,7 @@ from npgan.engines.base import FusedEngine, ReferenceEngine
 from npgan.engines.reference import ReferenceKernels
 from npgan.gan import IMAGE_PIXELS, StepMetrics
 from npgan.gradcheck.check import ULP, FormulaCheck
-from npgan.gradcheck.networks import copied, randomized, small_pair
+from npgan.gradcheck.networks import randomized, small_pair
 from npgan.gradcheck.steps import ALL_OPTIONS, state_of
 
 TOLERANCE = 256 * ULP  # √784, the longest sum, is 28; several such sums follow one another
@@ -50,10 +50,12 @@ def _checks(
     case: str, config: TrainConfig, images: Array, rng: np.random.Generator, xp: ModuleType, fused: Choice | None
 ) -> Iterator[FormulaCheck]:
     pair = small_pair(xp, config.loss == "bce-logits", *_WIDTHS)
-    nets = [randomized(make(np.float32), rng) for make in pair]  # float32 and float64 then start from the same numbers
+    nets = [
+        randomized(net.astype(np.float32), rng) for net in pair
+    ]  # float32 and float64 then start from the same numbers
 
     def run(start: Start, dtype: Any, iterations: int) -> dict[str, Array]:
-        g, d = (copied(make, net, dtype) for make, net in zip(pair, nets, strict=True))
+        g, d = (net.astype(dtype) for net in nets)
         state = state_of(config, g, d, _STEP)
         metrics = start(state, images, config).run(iterations)
         found = dict(zip(StepMetrics._fields, xp.asarray(metrics[-1:].T), strict=True))

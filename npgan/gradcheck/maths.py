@@ -12,10 +12,9 @@ from npgan.backend import Array
 from npgan.gradcheck.check import Check, FormulaCheck
 from npgan.gradcheck.hints import Factor, Hint, rows_factors
 from npgan.gradcheck.methods import Bind, bind_function
-from npgan.gradcheck.networks import RATE, SLOPE, backward_checks, random_key
+from npgan.gradcheck.networks import RATE, SLOPE, alone, backward_checks, random_key, randomized
 from npgan.nn import ops
 from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Maxout, ReLU, Sigmoid, Softmax, Tanh
-from npgan.nn.network import Sequential
 
 Function = Callable[..., Any]
 
@@ -147,14 +146,20 @@ def op_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
 
 def layer_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check | FormulaCheck]:
     """Every layer: its input, and Dense's weight and bias."""
-    layers: list[Callable[[], Layer]] = [lambda: Dense(I, O), lambda: LeakyReLU(SLOPE), lambda: Dropout(RATE)]
-    for make in [*layers, Sigmoid, Tanh, Softmax, ReLU, lambda: Maxout(2)]:
-
-        def network(dtype: Any, make: Callable[[], Layer] = make) -> Sequential:
-            return Sequential([make()], dtype, xp)  # gives the layer its tensors
-
+    layers: list[Layer] = [
+        Dense(I, O),
+        LeakyReLU(SLOPE),
+        Dropout(RATE),
+        Sigmoid(),
+        Tanh(),
+        ReLU(),
+        Maxout(2),
+        Softmax(),
+    ]
+    for layer in layers:
         x, key = xp.asarray(rng.normal(size=(N, I))), random_key(rng)
-        yield from backward_checks("layer", "", network, x, key, rng, alone=True, tolerance=1e-12, factors=_FACTORS)
+        subject = randomized(alone(layer, xp), rng)
+        yield from backward_checks("layer", "", subject, x, key, rng, tolerance=1e-12, factors=_FACTORS)
 
 
 def loss_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:

@@ -22,7 +22,7 @@ from npgan.gradcheck.adam import adam_factors, adam_formula
 from npgan.gradcheck.check import Check, FormulaCheck
 from npgan.gradcheck.hints import JUNK, Factor, Hint, rows_factors
 from npgan.gradcheck.methods import Bind, Bound
-from npgan.gradcheck.networks import TOLERANCE, Make, Pair, copied, kinks, randomized, real_pair, small_pair
+from npgan.gradcheck.networks import TOLERANCE, Pair, kinks, randomized, real_pair, small_pair
 from npgan.nn import philox
 from npgan.nn.layers import DropoutKey
 from npgan.nn.network import Sequential
@@ -73,12 +73,12 @@ def _checks(
     **more: Any,
 ) -> Iterator[Check | FormulaCheck]:
     """Shapes: pixels ``shape``, which is (b, pixels of an image)."""
-    g, d = (randomized(make(np.float64), rng) for make in pair)  # as they are before the step
+    g, d = (randomized(net, rng) for net in pair)  # as they are before the step
     pixels = xp.asarray(rng.integers(0, 256, shape).astype(np.uint8))
 
     @functools.cache
     def ran() -> tuple[gan.TrainState, gan.StepMetrics]:
-        nets = copied(pair.generator, g, np.float64), copied(pair.discriminator, d, np.float64)
+        nets = g.astype(np.float64), d.astype(np.float64)
         for net in nets:
             net.gradients[...] = JUNK
         state = state_of(config, *nets, _STEP)
@@ -112,7 +112,7 @@ def _checks(
 
         return Check("train_step", "gan.train_step", prepare, f"{name}, {case}", TOLERANCE, factors=factors, **more)
 
-    bind_d, bind_g = _bind(pair.discriminator, d, loss_d), _bind(pair.generator, g, loss_g)
+    bind_d, bind_g = _bind(d, loss_d), _bind(g, loss_g)
     yield check("D step", [*rows_factors(2 * b), *_HALF_BATCH], "discriminator", bind_d)
     yield check("G step", rows_factors(config.batch_size), "generator", bind_g)
 
@@ -140,11 +140,11 @@ def _checks(
     yield FormulaCheck("train_step", "gan.train_step", updates_and_metrics, f"updates, {case}", TOLERANCE, factors)
 
 
-def _bind(make: Make, net: Sequential, loss: Callable[[Sequential], tuple[Array, list[Array]]]) -> Bind:
+def _bind(net: Sequential, loss: Callable[[Sequential], tuple[Array, list[Array]]]) -> Bind:
     """``loss`` as a function of the network's parameters."""
 
     def bind(dtype: Any) -> Bound:
-        twin = copied(make, net, dtype)
+        twin = net.astype(dtype)
         return Bound(twin.tensors, lambda: loss(twin))
 
     return bind

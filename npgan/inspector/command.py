@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.rule import Rule
+from rich.text import Text
 
 from npgan.backend import select
 from npgan.config import TrainConfig
@@ -26,9 +27,11 @@ from npgan.inspector.history import (
 from npgan.inspector.over_time import comparison_table, print_charts
 from npgan.inspector.page import Comparison, page
 from npgan.inspector.proof import prove
-from npgan.inspector.terminal import print_step, print_toy
+from npgan.inspector.terminal import print_screen, print_step, print_toy
 from npgan.inspector.trace import StepTrace, inspect_step
 from npgan.runs.folder import RunFolder
+
+_MORE = "--full shows all operations, --summary a line of each, --only D.3 one layer, --html FILE a page"
 
 
 class _Inspected(NamedTuple):
@@ -45,6 +48,7 @@ def inspect(
     compare: str | None,
     toy: bool,
     html: Path | None,
+    full: bool,
     summary: bool,
     only: str | None,
     dataset: str,
@@ -53,26 +57,45 @@ def inspect(
 ) -> int:
     """Returns 0 when every gradient is right, else 1.
 
+    Prints a screen of the step; with ``full``, ``summary`` or ``only`` what these say.
     ``compare``: another run, or another step of this one. Raises InputError for a run, a step or a layer that does not exist.
     """
     console = Console(highlight=False)
     if toy:
-        _refuse_with_toy(run_path=run_path, step=step, compare=compare, html=html, only=only, summary=summary or None)
+        _refuse_with_toy(
+            run_path=run_path,
+            step=step,
+            compare=compare,
+            html=html,
+            only=only,
+            summary=summary or None,
+            full=full or None,
+        )
         print_toy(console)
         return 0
+    if full + summary + (only is not None) > 1 and not (summary and only is not None):
+        raise InputError("--full shows all that --summary and --only do: leave them out")
+    screen = not (full or summary or only is not None)
     if run_path is None and (step is not None or compare is not None):
         raise InputError(f"{'--step' if step is not None else '--compare'} needs a RUN, such as runs/mnist-…")
     if html is not None and not html.parent.is_dir():
         raise InputError(f"--html {html}: the folder {html.parent} does not exist")
     with console.status("taking a step apart …"):
-        seen = _new(dataset, data_dir, seed, console) if run_path is None else _of_run(run_path, step, data_dir)
+        seen = (
+            _new(dataset, data_dir, seed, console)
+            if run_path is None
+            else _of_run(run_path, step, data_dir, with_history=html is not None or not screen)
+        )
         layers = list(dict.fromkeys(op.key for op in seen.trace.ops))
         if only is not None and only not in layers:
             raise InputError(f"--only {only}: there is no such layer; there are {', '.join(layers)}")
         other = None if compare is None or run_path is None else _other(run_path, compare, data_dir)
         verdicts = prove(seen.trace)
     console.print(f"[bold]{seen.title}[/]")
-    print_step(seen.trace, verdicts, console, summary, only)
+    if screen:
+        print_screen(seen.trace, verdicts, console)
+    else:
+        print_step(seen.trace, verdicts, console, summary, only)
     comparing = None
     if other is not None:
         shots = snapshot(seen.trace, seen.images), snapshot(other.trace, other.images)
@@ -81,7 +104,7 @@ def inspect(
         console.print(Rule("[bold]A and B[/]", align="left", style="bold"))
         console.print(f"A: {seen.title}\nB: {other.title}", markup=False)
         console.print(comparison_table(*shots))
-    if seen.history is not None and only is None:
+    if seen.history is not None and only is None and not screen:
         console.print()
         console.print(Rule(f"[bold]{seen.history.name} over time[/]", align="left", style="bold"))
         print_charts(charts(seen.history), console)
@@ -91,6 +114,8 @@ def inspect(
         except OSError as error:
             raise InputError(f"--html {html}: cannot be written: {error.strerror}") from None
         console.print(f"\npage  {html}", markup=False)
+    elif screen:
+        console.print(Text(_MORE + ("; --full and --summary also the run over time" if run_path else ""), style="dim"))
     return 0 if all(verdict.passed for verdict in verdicts.values()) else 1
 
 

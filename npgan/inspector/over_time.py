@@ -14,6 +14,7 @@ from rich.text import Text
 
 from npgan.inspector.figures import number, round_ticks
 from npgan.inspector.history import Chart, Snapshot, comparison
+from npgan.runs.pictures import plotext_problem
 
 _HEIGHT = 14
 _HUES = {  # plotext's names of colors and rich's
@@ -25,6 +26,10 @@ _ASCII_FRAME = str.maketrans("┌┐└┘├┤┬┴┼─│", "+++++++++-|")
 
 
 def print_charts(drawn: Sequence[Chart], console: Console) -> None:
+    """All charts; where plotext cannot be had, a line that says so."""
+    if problem := plotext_problem():
+        console.print(f"no curves in the terminal: {problem}; --html FILE draws them", markup=False)
+        return
     for chart in drawn:
         console.print()
         console.print(draw(chart, min(console.width, 110), console.color_system is not None))

@@ -13,7 +13,7 @@ from npgan.gradcheck import COMPLEX, Result
 from npgan.gradcheck.methods import Bound, along_direction, random_direction
 from npgan.gradcheck.networks import kinks as kinks_of
 from npgan.gradcheck.suite import LEVELS, run_levels
-from npgan.inspector.trace import StepTrace, copied_network
+from npgan.inspector.trace import StepTrace
 from npgan.nn.layers import DropoutKey
 from npgan.nn.network import Sequential
 
@@ -64,7 +64,7 @@ def step_verdicts(trace: StepTrace) -> dict[str, Verdict]:
     loss = loss_of(config)
     target = np.zeros_like(trace.p_d)
     target[: len(target) // 2] = 1.0 - config.label_smoothing
-    d = copied_network(before.discriminator, np.complex128)
+    d = before.discriminator.astype(np.complex128)
     key = DropoutKey(config.seed, before.step, PASS_D)
     images = trace.images.astype(np.float64)
 
@@ -72,8 +72,8 @@ def step_verdicts(trace: StepTrace) -> dict[str, Verdict]:
         output, kinks = _forward(d, images, key)
         return loss.forward(output, target), kinks
 
-    g = copied_network(before.generator, np.complex128)
-    updated_d = copied_network(trace.after.discriminator, np.float64)
+    g = before.generator.astype(np.complex128)
+    updated_d = trace.after.discriminator.astype(np.float64)
     key_g = DropoutKey(config.seed, before.step, PASS_G) if config.dropout_in_g_step else None
     latent = noise(before, config, LATENT_G, config.batch_size).astype(np.float64)
     samples = trace.samples.astype(np.complex128)

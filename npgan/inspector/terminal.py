@@ -31,6 +31,46 @@ INTRODUCTION = {
     "into the pixels and from there into G's weights.",
 }
 
+IN_WORDS = {  # what a part of the step is for, for the table of a screen
+    ("D step", "G forward"): "G makes fakes out of noise",
+    ("D step", "D forward"): "D judges real images and fakes",
+    ("D step", "loss"): "how wrong D is, and its slope",
+    ("D step", "D backward"): "the gradient, into D's weights",
+    ("D step", "update"): "Adam moves D's weights",
+    ("G step", "G forward"): "G makes new fakes",
+    ("G step", "D forward"): "the updated D judges them",
+    ("G step", "loss"): "how far from “real”, and its slope",
+    ("G step", "D backward"): "through the frozen D to the pixels",
+    ("G step", "G backward"): "from there into G's weights",
+    ("G step", "update"): "Adam moves G's weights",
+}
+
+
+def print_screen(trace: StepTrace, verdicts: dict[str, Verdict], console: Console) -> None:
+    """A step on one screen: a line for each of its parts, and what D wants changed in a sample."""
+    console.print(headline(trace))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("", "part", "what it does"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("no.", "FLOP", "proof"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    first, last_step = 1, ""
+    for (step, part), group in groupby(trace.ops, key=lambda op: (op.step, op.part)):
+        ops = list(group)
+        passed = [text.plain.startswith("✓") for op in ops for text in verdicts_of(op, verdicts)]
+        mark = Text("✓", "green") if all(passed) else Text("✗", "bold red")
+        flops = sum(op.flops for op in ops)
+        table.add_row(
+            Text(step if step != last_step else "", "bold"), Text(part, "cyan"), IN_WORDS[step, part],
+            f"{first}–{first + len(ops) - 1}" if len(ops) > 1 else str(first), quantity(flops) if flops else "–",
+            mark if passed else "",
+        )  # fmt: skip
+        first, last_step = first + len(ops), step
+    console.print(table)
+    print_pair(trace, console)
+    console.print()
+    console.print(verdict_line(verdicts))
+
 
 def print_step(
     trace: StepTrace, verdicts: dict[str, Verdict], console: Console, summary: bool = False, only: str | None = None
@@ -212,7 +252,8 @@ def updates_table(trace: StepTrace, verdicts: dict[str, Verdict]) -> Table:
     return table
 
 
-def print_pixels(trace: StepTrace, verdicts: dict[str, Verdict], console: Console) -> None:
+def print_pair(trace: StepTrace, console: Console) -> None:
+    """Samples, and beside each what D wants changed in it: as many as fit."""
     color = console.color_system is not None
     mark = "yellow: brighter, blue: darker" if color else "+ and #: brighter, - and =: darker, by strength"
     text = "Left, a sample of the G step; right, the change of its pixels that would lower L most, −∂L/∂pixels"
@@ -221,6 +262,10 @@ def print_pixels(trace: StepTrace, verdicts: dict[str, Verdict], console: Consol
     pairs = Table.grid(padding=(0, 4, 0, 0))
     pairs.add_row(*map(_pair, trace.samples[:count], trace.dsamples[:count], [color] * count))
     console.print(pairs)
+
+
+def print_pixels(trace: StepTrace, verdicts: dict[str, Verdict], console: Console) -> None:
+    print_pair(trace, console)
     console.print(Text("The gradient's norm on its way back, layer by layer:", style="dim"))
     path = [(op, op.stats["dx"].norm) for op in gradient_path(trace)]
     bars = Table.grid(padding=(0, 1, 0, 0))

@@ -13,7 +13,6 @@ import numpy as np
 from npgan.gradcheck import COMPLEX, Report, check_gradients
 from npgan.gradcheck.source import Source
 from npgan.inspector.figures import read_op
-from npgan.inspector.trace import copied_network
 from npgan.nn import ops
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Sigmoid
 from npgan.nn.network import Sequential
@@ -168,7 +167,7 @@ def check_toy() -> Report:
     names = list(network.tensors)
 
     def run(values: Iterable[np.ndarray], dtype: Any) -> tuple[Sequential, np.ndarray, list[Any]]:
-        twin = copied_network(network, dtype)
+        twin = network.astype(dtype)
         for name, value in zip(names, values, strict=True):
             twin.tensors[name][...] = value
         return twin, *twin.forward(np.array(X), KEY)

@@ -288,13 +288,10 @@ def copied(state: TrainState) -> TrainState:
         twin.m, twin.v = np.array(to_numpy(of.m)), np.array(to_numpy(of.v))
         return twin
 
-    nets = copied_network(state.generator), copied_network(state.discriminator)
+    def network(of: Sequential) -> Sequential:
+        twin = copy.deepcopy(of)
+        twin.bind(np.array(to_numpy(of.parameters)), np.array(to_numpy(of.gradients)))
+        return twin
+
+    nets = network(state.generator), network(state.discriminator)
     return TrainState(*nets, adam(state.optimizer_g), adam(state.optimizer_d), state.step)
-
-
-def copied_network(network: Sequential, dtype: Any = None) -> Sequential:
-    """The same layers and parameters, in arrays of their own; in another ``dtype`` if given."""
-    twin = Sequential([copy.copy(layer) for layer in network.layers], dtype or network.parameters.dtype)
-    twin.parameters[...] = to_numpy(network.parameters)
-    twin.gradients[...] = to_numpy(network.gradients)
-    return twin

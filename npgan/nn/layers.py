@@ -11,13 +11,16 @@ several forwards under way: D sees two batches in a step. A layer's tensors and 
 
 from __future__ import annotations
 
-import inspect
+import copy
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from npgan import expect
 from npgan.backend import Array, Shape, array_module
+from npgan.described import Described
 from npgan.nn import ops, philox
 
 
@@ -29,16 +32,26 @@ class DropoutKey(NamedTuple):
     forward_pass: int  # tells apart the forward passes of one step, from 0 on
 
 
-class Layer:
+class Layer(Described):
     """What a network asks of a layer. Shapes: x (N, I), y and dy (N, O), dx (N, I).
 
     A layer with tensors of its own names them in ``shapes``, fills them in ``initialize``, and assigns their gradients
-    in ``backward``; one without needs ``forward`` and ``backward`` only. What its class is called with it keeps under the
-    same names.
+    in ``backward``; one without needs ``forward`` and ``backward`` only.
     """
+
+    parameters: Array  # (P,), and of the same shape
+    gradients: Array
+    tensors: dict[str, Array]  # views into them by name
+    gradient_tensors: dict[str, Array]
+    site: int | None = None  # a layer that draws in ``forward`` starts at 0 here, and its network numbers it
+    placed = False  # in a network: a layer with tensors or a site has one place
 
     def shapes(self) -> dict[str, Shape]:
         return {}
+
+    def leaves(self) -> Iterator[Layer]:
+        """The layer itself; of a network its layers, one by one."""
+        yield self
 
     @property
     def size(self) -> int:
@@ -47,12 +60,25 @@ class Layer:
 
     def bind(self, parameters: Array, gradients: Array) -> None:
         """Makes the layer's tensors, such as ``weight`` and ``dweight``, views of two flat vectors of its size."""
-        for prefix, vector in (("", parameters), ("d", gradients)):
-            for name, tensor in views(vector, self.shapes()).items():
-                setattr(self, prefix + name, tensor)
+        self.parameters, self.gradients = parameters, gradients
+        self.tensors, self.gradient_tensors, stop = {}, {}, 0
+        for name, shape in self.shapes().items():
+            start, stop = stop, stop + math.prod(shape)
+            self.tensors[name] = parameters[start:stop].reshape(shape)
+            self.gradient_tensors[name] = gradients[start:stop].reshape(shape)
+            setattr(self, name, self.tensors[name])
+            setattr(self, f"d{name}", self.gradient_tensors[name])
+
+    def astype(self, dtype: Any) -> Self:
+        """The same layer or network in another dtype, with parameters of its own."""
+        twin = copy.deepcopy(self)
+        twin.bind(self.parameters.astype(dtype), self.gradients.astype(dtype))
+        return twin
 
     def initialize(self, seed: int, site: int) -> None:
         """Fills the layer's tensors. ``site`` tells this draw apart from those of other layers."""
+        if self.shapes():
+            raise NotImplementedError(f"{self!r} has tensors and no initialize(seed, site): they would stay 0")
 
     def output_width(self, width: int | None) -> int | None:
         """O for an input of I = ``width`` columns, None where the width is not known yet. Raises ValueError."""
@@ -66,28 +92,11 @@ class Layer:
 
     def backward_input(self, dy: Array, cache: Any) -> Array:
         """As ``backward``, for a layer that is not to be trained: the gradients of its tensors stay as they are."""
-        return self.backward(dy, cache)
-
-    def arguments(self) -> list[Any]:
-        """What the layer was made with: ``type(layer)(*layer.arguments())`` is another one like it."""
-        return [getattr(self, name) for name in inspect.signature(type(self)).parameters]
-
-    def written(self) -> list[Any]:
-        """The layer for a file: the name of its class, and ``arguments``."""
-        return [type(self).__name__, *self.arguments()]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.arguments()))})"
-
-
-def views(vector: Array, shapes: dict[str, Shape]) -> dict[str, Array]:
-    """The tensors of these shapes that lie one behind the other in ``vector``."""
-    found, start = {}, 0
-    for name, shape in shapes.items():
-        stop = start + math.prod(shape)
-        found[name] = vector[start:stop].reshape(shape)
-        start = stop
-    return found
+        kept = self.gradients.copy() if self.shapes() else None
+        dx = self.backward(dy, cache)
+        if kept is not None:
+            self.gradients[...] = kept
+        return dx
 
 
 class Dense(Layer):
@@ -100,7 +109,7 @@ class Dense(Layer):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         """Raises ValueError for widths below 1."""
-        if in_features < 1 or out_features < 1:
+        if not min(in_features, out_features) >= 1:
             raise ValueError(f"Dense({in_features}, {out_features}): both widths must be at least 1")
         self.in_features = in_features
         self.out_features = out_features
@@ -121,13 +130,11 @@ class Dense(Layer):
         return self.out_features
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Array]:
-        """Raises ValueError for an input that is not at least one row of ``in_features`` floats."""
-        if x.ndim != 2 or len(x) == 0 or x.shape[1] != self.in_features or x.dtype.kind not in "fc":
-            wanted = f"(rows, {self.in_features}) of floats, with at least one row"
-            raise ValueError(f"{self!r}: got an input of shape {x.shape} of {x.dtype}, wanted {wanted}")
+        expect.rows_of_floats(self, x, width=self.in_features)
         return ops.dense_forward(x, self.weight, self.bias), x
 
     def backward(self, dy: Array, cache: Array) -> Array:
+        expect.rows_of_floats(self, dy, len(cache), self.out_features)
         self.dweight[...], self.dbias[...] = ops.dense_backward_params(dy, cache)
         return self.backward_input(dy, cache)
 
@@ -154,7 +161,7 @@ class LeakyReLU(Layer):
 class Dropout(Layer):
     """Sets each element to 0 with probability ``rate`` and scales the others by 1/(1 − rate); off without a key."""
 
-    site = 0  # which of its network's dropout layers this is, below 16: the network counts them
+    site: int = 0  # below 16
 
     def __init__(self, rate: float = 0.5) -> None:
         """Raises ValueError unless 0 ≤ rate < 1."""
@@ -177,6 +184,7 @@ class Dropout(Layer):
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Array | None]:
         if key is None:
             return x, None
+        expect.rows_of_floats(self, x)
         mask = self.mask(x, key)
         return ops.dropout_forward(x, mask), mask
 
@@ -206,20 +214,25 @@ class Tanh(Layer):
         return ops.tanh_backward(dy, cache)
 
 
-def ReLU() -> LeakyReLU:
+class ReLU(LeakyReLU):
     """y = max(x, 0)."""
-    return LeakyReLU(0.0)
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
 
 
 class Maxout(Layer):
     """The largest of every ``pieces`` inputs: (N, pieces·O) → (N, O). After a Dense, Goodfellow et al.'s maxout unit (2013)."""
 
     def __init__(self, pieces: int) -> None:
+        """Raises ValueError for fewer than 2 pieces."""
+        if not pieces >= 2:
+            raise ValueError(f"Maxout({pieces}): the largest of how many? At least 2")
         self.pieces = pieces
 
     def output_width(self, width: int | None) -> int | None:
         if width is not None and width % self.pieces:
-            raise ValueError(f"{self!r} cannot follow a width of {width}: it does not divide it")
+            raise ValueError(f"{self!r} cannot follow a width of {width}, which {self.pieces} does not divide")
         return width and width // self.pieces
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Array]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from npgan.backend import Array, Shape, to_numpy
-from npgan.files import write_tensors
-from npgan.nn.layers import Dropout, DropoutKey, Layer, views
+from npgan import expect
+from npgan.backend import Array, Shape
+from npgan.nn.layers import DropoutKey, Layer
 
 
 class Sequential(Layer):
@@ -20,46 +18,65 @@ class Sequential(Layer):
 
     So Adam, or the norm of all gradients, is one call on one vector. ``tensors`` names the views as ``"0.weight"``: the
     layer's index, a dot, the tensor; ``gradient_tensors`` has the same names. ``backward`` assigns gradients and never
-    adds to them, so nothing needs to be set to zero between steps. A network is a layer, too, and may be one of another
-    network.
+    adds to them, so nothing needs to be set to zero between steps. A network is a layer, and may stand in another one.
     """
 
     def __init__(
         self, layers: Sequence[Layer], dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0, site: int = 0
     ) -> None:
-        """Takes its width from its first Dense, and draws its parameters by ``initialize(seed, site)``.
+        """Takes its width from its first Dense, and draws its parameters from the seed (``initialize``).
 
-        Raises ValueError when a layer does not fit the one before.
+        An inner network that was trained or loaded before keeps its parameters. Raises ValueError when a layer does not
+        fit the one before or stands in a network already, TypeError for what is no layer.
         """
         self.layers = list(layers)
+        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
+            raise TypeError(f"Sequential takes a list of layers, got {self.layers!r}")
         self.output_width(None)
-        for number, dropout in enumerate(layer for layer in self.leaves() if isinstance(layer, Dropout)):
-            dropout.site = number
+        for index, layer in enumerate(self.layers):
+            if layer.placed and (layer.shapes() or layer.site is not None):
+                raise ValueError(
+                    f"layer {index}, {type(layer).__name__}, stands in a network already: make one for each place"
+                )
+            layer.placed = True
+        for number, layer in enumerate(layer for layer in self.leaves() if layer.site is not None):
+            layer.site = number
+        trained = [
+            (layer, layer.parameters) for layer in self.layers if isinstance(layer, Sequential) and layer.trained()
+        ]
         self.bind(xp.zeros(self.size, dtype), xp.zeros(self.size, dtype))
         self.initialize(seed, site)
+        for layer, parameters in trained:
+            layer.parameters[...] = xp.asarray(parameters)
 
     def leaves(self) -> Iterator[Layer]:
         """The layers, those of inner networks one by one."""
         for layer in self.layers:
-            yield from layer.leaves() if isinstance(layer, Sequential) else [layer]
+            yield from layer.leaves()
 
     def shapes(self) -> dict[str, Shape]:
         named = ((index, layer.shapes()) for index, layer in enumerate(self.layers))
         return {f"{index}.{name}": shape for index, shapes in named for name, shape in shapes.items()}
 
     def bind(self, parameters: Array, gradients: Array) -> None:
-        self.parameters, self.gradients = parameters, gradients
-        self.tensors, self.gradient_tensors = views(parameters, self.shapes()), views(gradients, self.shapes())
-        start = 0
-        for layer in self.layers:
-            part = slice(start, start + layer.size)
-            layer.bind(parameters[part], gradients[part])
-            start = part.stop
+        self.parameters, self.gradients, self.tensors, self.gradient_tensors, stop = parameters, gradients, {}, {}, 0
+        for index, layer in enumerate(self.layers):
+            start, stop = stop, stop + layer.size
+            layer.bind(parameters[start:stop], gradients[start:stop])
+            self.tensors |= {f"{index}.{name}": tensor for name, tensor in layer.tensors.items()}
+            self.gradient_tensors |= {f"{index}.{name}": tensor for name, tensor in layer.gradient_tensors.items()}
 
     def initialize(self, seed: int, site: int = 0) -> None:
         """Draws every layer's tensors; ``site`` + the layer's place tells the draws apart."""
+        self.drawn = seed, site
         for place, layer in enumerate(self.leaves()):
             layer.initialize(seed, site + place)
+
+    def trained(self) -> bool:
+        """Whether the parameters are others than those that were drawn."""
+        twin = self.astype(self.parameters.dtype)
+        twin.initialize(*self.drawn)
+        return bool((twin.parameters != self.parameters).any())
 
     def output_width(self, width: int | None) -> int | None:
         for layer in self.layers:
@@ -67,13 +84,15 @@ class Sequential(Layer):
         return width
 
     def __call__(self, x: Array) -> Array:
-        """The output alone, without dropout. Shapes: x (N, I) → y (N, O). Raises ValueError for numbers that are not finite."""
-        if not bool(abs(x).sum() < np.inf):
-            raise ValueError(f"{self.layers[0]!r}: got an input with NaN or infinity, wanted finite numbers")
-        return self.forward(x)[0]
+        """The output alone, without dropout. Shapes: x (N, I) → y (N, O). Raises ValueError for NaN and infinity."""
+        y, _ = self.forward(x)
+        if not bool(np.isfinite(x).all()):
+            raise ValueError(f"{next(self.leaves())!r}: got an input with NaN or infinity, wanted finite numbers")
+        return y
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, list[Any]]:
         """Shapes: x (N, I) → y (N, O), and one cache per layer for ``backward``. Dropout is off without a key."""
+        expect.rows_of_floats(next(self.leaves()), x)
         caches = []
         for layer in self.layers:
             x, cache = layer.forward(x, key)
@@ -82,6 +101,7 @@ class Sequential(Layer):
 
     def backward(self, dy: Array, caches: Sequence[Any]) -> Array:
         """The chain rule, last layer first. Shapes: dy (N, O) → dx (N, I), and ``gradients`` (P,)."""
+        expect.rows_of_floats([*self.leaves()][-1], dy, width=self.output_width(None))
         for layer, cache in zip(reversed(self.layers), reversed(caches), strict=True):
             dy = layer.backward(dy, cache)
         return dy
@@ -92,24 +112,7 @@ class Sequential(Layer):
             dy = layer.backward_input(dy, cache)
         return dy
 
-    def summary(self) -> str:
-        """A table of the layers, the widths that they hand on, and how many parameters each has."""
-        rows, width = [("", "layer", "output", "parameters")], None
-        for place, layer in enumerate(self.leaves()):
-            width = layer.output_width(width)
-            rows.append((str(place), repr(layer), str(width or ""), f"{layer.size:,}"))
-        rows.append(("", "", "", f"{self.size:,}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        return "\n".join(
-            f"{a:>{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows
-        )
-
-    __repr__ = summary
+    __repr__ = Layer.summary
 
     def written(self) -> list[Any]:
         return [type(self).__name__, *(layer.written() for layer in self.layers)]
-
-    def save(self, path: str | Path) -> None:
-        """Writes layers and parameters to a safetensors file, which ``npgan.load`` reads. Raises OSError."""
-        tensors = {name: to_numpy(tensor) for name, tensor in self.tensors.items()}
-        write_tensors(Path(path), tensors, {"layers": json.dumps(self.written())})

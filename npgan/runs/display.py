@@ -2,20 +2,22 @@
 
 On a terminal a rich progress bar stays at the bottom and everything else scrolls by above it. Anywhere else (a pipe, a
 log file) the same facts come as plain lines without escape codes. Nothing here knows about networks, and no thread
-runs: the bar is drawn inside ``step`` and ``epoch``, at most five times a second.
+runs while it trains: the bar is drawn inside ``step`` and ``epoch``, at most five times a second.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from npgan.runs.pictures import heat_map, loss_curves
+from npgan.runs.pictures import heat_map, loss_curves, plotext_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +36,8 @@ _CURVE_HEIGHT = 20  # lines
 class TrainingDisplay:
     """The face of one training run, a context manager: leaving it in any way restores the terminal.
 
-    Order of calls: ``header``; ``step`` after every iteration, ``epoch`` and ``preview`` after epochs; ``curves`` and
-    ``done`` at the end. ``note`` and ``warn`` at any time.
+    Order of calls: ``header`` and ``preparing`` before it is entered; ``step`` after every iteration, ``epoch`` and
+    ``preview`` after epochs; ``curves`` and ``done`` at the end. ``note`` and ``warn`` at any time.
     """
 
     def __init__(
@@ -46,16 +48,18 @@ class TrainingDisplay:
         *,
         console: Console | None = None,
         quiet: bool = False,
+        colormap: str = "inferno",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``start_step``: iterations done before this run. ``console``: rich's; standard output if None.
 
-        ``quiet``: print warnings only. ``clock``: seconds, for tests.
+        ``quiet``: print warnings only. ``colormap``: of previews. ``clock``: seconds, for tests.
         """
         from rich.console import Console
 
         self._console = Console() if console is None else console
         self._quiet = quiet
+        self._colormap = colormap
         self._live = self._console.is_terminal and self._console.is_interactive and not quiet
         self._clock = clock
         self._total_epochs = total_epochs
@@ -66,17 +70,17 @@ class TrainingDisplay:
         self._step = start_step
         self._loss_d: float | None = None
         self._loss_g: float | None = None
-        self._start_time = clock()
-        self._next_update = math.inf if quiet else self._start_time + _UPDATE_SECONDS
-        self._updates: deque[tuple[float, int]] = deque([(self._start_time, start_step)], maxlen=_RATE_UPDATES)
+        self._updates: deque[tuple[float, int]] = deque(maxlen=_RATE_UPDATES)
+        self._start_clock()
+        self._name_width = 0  # of the header's names
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._epoch_lines = 0
-        self._last_line_time = self._start_time
         self._held_back: str | None = None  # the newest epoch's line, while it waits for its turn
         self._warned_of_plotext = False
 
     def __enter__(self) -> TrainingDisplay:
+        self._start_clock()
         if self._live:
             self._start_progress()
         return self
@@ -85,6 +89,42 @@ class TrainingDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop()
+
+    # ---- before the first iteration
+
+    def header(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Facts of the run, one (name, value) a line. Later ones stand in the columns of those before."""
+        rows = list(rows)
+        self._name_width = max([self._name_width, *(len(name) for name, _ in rows)])
+        self._print_rows(rows, self._name_width)
+
+    @contextmanager
+    def preparing(self, report: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+        """While something is made ready, its caller may say what takes so long, from any thread, in the line it is given.
+
+        On a terminal the line has a spinner and the seconds, and is gone at the end. Elsewhere ``report`` prints it.
+        """
+        if not self._live:
+            yield report
+            return
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        text = TextColumn("{task.description}", markup=False)
+        progress = Progress(SpinnerColumn(), text, TimeElapsedColumn(), console=self._console, transient=True)
+        lock, over = threading.Lock(), False
+
+        def spin(line: str) -> None:
+            with lock:
+                if not over:  # a timer may come too late
+                    progress.add_task(self._encodable(line), total=None)
+                    progress.start()
+
+        try:
+            yield spin
+        finally:
+            with lock:
+                over = True
+                progress.stop()
 
     # ---- progress
 
@@ -131,33 +171,14 @@ class TrainingDisplay:
 
     # ---- what stands between the progress
 
-    def header(self, rows: Iterable[tuple[str, str]]) -> None:
-        """The facts of the run, one (name, value) a line."""
-        if self._quiet:
-            return
-        rows = [(name, value) for name, value in rows]
-        if not self._live:
-            width = max((len(name) for name, _ in rows), default=0) + 1
-            for name, value in rows:
-                self._print_line(f"{name + ':':<{width}} {value}")
-            return
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in rows:
-            table.add_row(Text(self._encodable(name), style="cyan"), Text(self._encodable(value)))
-        self._console.print(table)
-
     def preview(self, images: np.ndarray, epoch: int, path: str | Path) -> None:
         """The first four of ``images`` (N, 28, 28) or (N, 784) in [-1, 1]. ``path``: the file that shows them all."""
         if self._quiet:
             return
         self._print_line(f"samples after epoch {epoch}: {path}")
         width = max(self._console.width, 28)  # on a narrower terminal the picture is cropped
-        self._print_picture(lambda color: heat_map(images[:_PREVIEW_SAMPLES], width=width, color=color))
+        shown = images[:_PREVIEW_SAMPLES]
+        self._print_picture(lambda color: heat_map(shown, width=width, color=color, colormap=self._colormap))
 
     def curves(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Both losses over the epochs of ``history``, a list of metrics. Ends the progress bar."""
@@ -177,7 +198,8 @@ class TrainingDisplay:
         steps = self._step - self._start_step
         rate = f" ({_rate(steps / seconds)})" if steps and seconds > 0 else ""
         trained = f"{steps} iterations in {_duration(seconds)}{rate}, now at step {self._step} of {self._total_steps}"
-        self.header([("trained", trained), *rows])
+        rows = [("trained", trained), *rows]
+        self._print_rows(rows, max(len(name) for name, _ in rows))
 
     def note(self, line: str) -> None:
         """One line of information."""
@@ -189,6 +211,29 @@ class TrainingDisplay:
         self._print_line(f"warning: {line}", style="yellow")
 
     # ---- inside
+
+    def _start_clock(self) -> None:
+        self._start_time = self._last_line_time = self._clock()
+        self._next_update = math.inf if self._quiet else self._start_time + _UPDATE_SECONDS
+        self._updates.clear()
+        self._updates.append((self._start_time, self._start_step))
+
+    def _print_rows(self, rows: Sequence[tuple[str, str]], name_width: int) -> None:
+        if self._quiet:
+            return
+        if not self._live:
+            for name, value in rows:
+                self._print_line(f"{name + ':':<{name_width + 1}} {value}")
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, min_width=name_width)
+        table.add_column(overflow="fold")
+        for name, value in rows:
+            table.add_row(Text(self._encodable(name), style="cyan"), Text(self._encodable(value)))
+        self._console.print(table)
 
     def _start_progress(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -229,8 +274,7 @@ class TrainingDisplay:
 
     def _stop(self) -> None:
         """Leave the bar as it stands, give the terminal back, print the last epoch's line if it was held back."""
-        if self._held_back is not None:
-            self._print_progress_line(self._held_back, self._clock())
+        self._print_held_back()
         if self._progress is not None:
             self._redraw()
             self._progress.stop()
@@ -258,6 +302,10 @@ class TrainingDisplay:
         speed = self._speed()
         return _duration((self._total_steps - self._step) / speed) if speed else "-:--"
 
+    def _print_held_back(self) -> None:
+        if self._held_back is not None:
+            self._print_progress_line(self._held_back, self._clock())
+
     def _print_progress_line(self, line: str, now: float) -> None:
         self._held_back = None
         self._last_line_time = now
@@ -266,6 +314,7 @@ class TrainingDisplay:
     def _print_line(self, line: str, style: str = "") -> None:
         from rich.text import Text
 
+        self._print_held_back()  # what came before it stands before it
         self._console.print(Text(self._encodable(line), style=style), soft_wrap=True)
 
     def _encodable(self, text: str) -> str:
@@ -283,12 +332,13 @@ class TrainingDisplay:
         )
         try:
             picture = draw(color)
-        except ModuleNotFoundError as error:
-            if error.name != "plotext":
+        except ImportError:
+            problem = plotext_problem()
+            if not problem:
                 raise
             if not self._warned_of_plotext:
                 self._warned_of_plotext = True
-                self.warn("no pictures in the terminal: plotext is not installed (pip install plotext)")
+                self.warn(f"no curves in the terminal: {problem}")
             return
         console.print(Text.from_ansi(picture), no_wrap=True, overflow="crop")
 

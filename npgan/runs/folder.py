@@ -12,36 +12,37 @@ import os
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from npgan.config import TrainConfig, parse_config
+from npgan.config import TrainConfig
 from npgan.engines import Report
 from npgan.errors import InputError
 from npgan.files import replacing
 from npgan.gan import StepMetrics, TrainState
 from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, save
-from npgan.runs.pictures import save_grid
+from npgan.runs.pictures import save_animation, save_grid
 
 LOCK_FILE = ".lock"
+MARKER_FILE = ".lock-marker"  # where there are no locks
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{9,15})\.safetensors")
 _SET_ASIDE_NAME = re.compile(r"step-\d{9,15}\.safetensors\.damaged")
-_SAMPLE_NAME = re.compile(r"epoch-\d{5,15}\.png")
+_SAMPLE_NAME = re.compile(r"epoch-(\d{5,15})\.png")
 _EVALUATION_NAME = re.compile(r"evaluation(-curves)?\.(json|jsonl|png)")
 _TEMPORARY_NAME = re.compile(
     r"\.(config\.json|metrics\.jsonl|evaluation[^.]*\.\w+|latest|kept\.json|diagnosis-step-\d+\.json|epoch-\d+\.png|"
-    r"step-\d+\.safetensors)\.\d+\.tmp|\.writable\.\d+|"
+    r"training\.gif|step-\d+\.safetensors)\.\d+\.tmp|\.writable\.\d+|"
     r"\.tmp\w{6}"  # of safetensors
 )
 _METRICS = {"epoch", "step", *StepMetrics._fields, "seconds", "images_per_second"}
-_KEEPING = ("checkpoint_every", "keep")  # in config.json, beside the fields of TrainConfig
+_KEEPING = ("checkpoint_every", "keep")  # in the ``runtime`` of a checkpoint
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _MOST_TEXT = 1 << 20  # bytes of a config.json that we are willing to read
 
@@ -50,7 +51,7 @@ class Keeping(NamedTuple):
     """When checkpoints are made and which stay."""
 
     every: int | None = None  # epochs from one to the next; None: at the first epoch's end after a minute
-    last: int | None = None  # so many stay, besides those after a multiple of ``output_period`` epochs; None: 3
+    last: int | None = None  # so many stay, besides those after a multiple of the milestone period; None: 3
 
     @property
     def most(self) -> int:
@@ -67,13 +68,17 @@ class Keeping(NamedTuple):
         """What ``asked`` says, and where it says nothing this. Raises InputError."""
         return Keeping(*(old if new is None else new for old, new in zip(self, asked, strict=True))).check()
 
-    def describe(self, output_period: int) -> str:
+    def to_runtime(self) -> dict[str, int | None]:
+        """As a checkpoint records it."""
+        return dict(zip(_KEEPING, self, strict=True))
+
+    def describe(self, milestone_period: int) -> str:
         """For the run's header."""
         if self.every is None:
             when = "every minute, at an epoch's end"
         else:
             when = "after every epoch" if self.every == 1 else f"every {self.every} epochs"
-        return f"{when}; kept: the last {self.most}, and one every {output_period} epochs"
+        return f"{when}; kept: the last {self.most}, and one every {milestone_period} epochs"
 
 
 def _print_problem(line: str) -> None:
@@ -89,6 +94,7 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
+        self.animation_file = self.samples / "training.gif"
         self.latest_file = self.checkpoints / "latest"
         self.old_keeping_file = self.checkpoints / "kept.json"
         self.last_saved: Path | None = None  # the newest checkpoint that this process knows to be whole
@@ -126,14 +132,25 @@ class RunFolder:
 
         The lock ends with the process that holds it, however that ends. The file says who holds it, for people; it is
         emptied at the end, so words in a file without a lock were left by a kill and are reported. Where the file system
-        has no locks that is reported too.
+        has no locks that is reported too. Where the whole system has none, a file that names its process takes their place.
         """
         path = self.path / LOCK_FILE
-        lock = FileLock(path, timeout=0, mode=0o666)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that there are no locks: said below
+            from filelock import FileLock, SoftFileLock, Timeout
+        without = FileLock is SoftFileLock
+        marker = self.path / MARKER_FILE
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise InputError(f"{path}: is not a regular file")
+        # a marker of a process that is gone is taken over at the second try
+        lock = SoftFileLock(marker, timeout=0.5) if without else FileLock(path, timeout=0)
+        if without:
+            report(f"{self.path}: this system has no file locks: {MARKER_FILE} takes their place")
         try:
             lock.acquire()
         except Timeout:
-            raise InputError(f"{self.path}: in use by {_holder(path) or 'another process'}") from None
+            remove = f" (if it is not: remove {marker})" if without else ""
+            raise InputError(f"{self.path}: in use by {_holder(path) or 'another process'}{remove}") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise InputError(f"{path}: cannot be written: {error.strerror}") from None
@@ -168,7 +185,9 @@ class RunFolder:
     def clear(self) -> None:
         """Removes what an earlier run left, and nothing else."""
         self.latest_file.unlink(missing_ok=True)
-        for file in (*self._checkpoint_files(), self.old_keeping_file, self.metrics_file, self.config_file):
+        for file in (
+            *self._checkpoint_files(), self.old_keeping_file, self.metrics_file, self.config_file, self.animation_file
+        ):  # fmt: skip
             file.unlink(missing_ok=True)
         self._remove_named(self.checkpoints, _SET_ASIDE_NAME)
         self._remove_named(self.samples, _SAMPLE_NAME)
@@ -182,7 +201,7 @@ class RunFolder:
         checkpoint = self.latest_checkpoint(report)
         for file in self._checkpoint_files():
             if _step_of(file) > checkpoint.step:
-                file.rename(file.with_name(file.name + DAMAGED))
+                file.replace(file.with_name(file.name + DAMAGED))
         write_text(self.latest_file, checkpoint.path.name + "\n")
         self.last_saved = checkpoint.path
         return checkpoint
@@ -199,38 +218,28 @@ class RunFolder:
 
     # --- configuration
 
-    def write_config(self, config: TrainConfig, keeping: Keeping) -> None:
-        values = {**config.to_dict(), **dict(zip(_KEEPING, keeping, strict=True))}
-        write_text(self.config_file, json.dumps(values, indent=2, sort_keys=True) + "\n")
+    def write_config(self, config: TrainConfig) -> None:
+        write_text(self.config_file, config.to_json() + "\n")
 
     def read_config(self) -> TrainConfig | None:
         """None when there is no config.json: a kill may come before it is written. Raises InputError naming the file."""
-        with self._naming_config():
-            values = self._config_values()
-            if values is None:
-                return None
-            return TrainConfig.from_dict({name: value for name, value in values.items() if name not in _KEEPING})
+        if not self.config_file.exists():
+            return None
+        try:
+            return TrainConfig.from_json(_read_text(self.config_file))
+        except InputError as error:
+            raise InputError(f"{self.config_file}: {error}") from None
 
-    def read_keeping(self) -> Keeping:
-        """What the run was started with. Older versions wrote it into kept.json. Raises InputError naming the file."""
-        with self._naming_config():
-            values = self._config_values() or {}
-            if not self.old_keeping_file.exists() or set(_KEEPING) & set(values):
-                return Keeping(*(values.get(name) for name in _KEEPING)).check()
+    def keeping(self, checkpoint: Checkpoint) -> Keeping:
+        """As the checkpoint records it; older versions wrote kept.json instead. Raises InputError naming the file."""
+        if "keep" in checkpoint.runtime:
+            return Keeping(*(checkpoint.runtime.get(name) for name in _KEEPING)).check()
+        if not self.old_keeping_file.exists():
+            return Keeping()
         try:
             return Keeping(**json.loads(_read_text(self.old_keeping_file))).check()
         except (ValueError, TypeError, RecursionError):
             raise InputError(f"{self.old_keeping_file}: damaged: remove it to keep checkpoints by default") from None
-
-    def _config_values(self) -> dict[str, Any] | None:
-        return parse_config(_read_text(self.config_file)) if self.config_file.exists() else None
-
-    @contextmanager
-    def _naming_config(self) -> Iterator[None]:
-        try:
-            yield
-        except InputError as error:
-            raise InputError(f"{self.config_file}: {error}") from None
 
     # --- checkpoints
 
@@ -315,6 +324,14 @@ class RunFolder:
         path = self.sample_path(epoch)
         save_grid(images, path)
         return path
+
+    def save_animation(self, path: Path) -> tuple[int, int]:
+        """The samples' PNGs as a GIF. Returns its frames and the last one's epoch. Raises InputError, OSError."""
+        found = [(match, file) for file in self.samples.glob("*.png") if (match := _SAMPLE_NAME.fullmatch(file.name))]
+        pictures = sorted((int(match[1]), file) for match, file in found)
+        if not pictures:
+            raise InputError(f"{self.samples}: holds no pictures of samples")
+        return save_animation([(f"epoch {epoch}", file) for epoch, file in pictures], path), pictures[-1][0]
 
     def write_diagnosis(self, step: int, diagnosis: dict[str, Any]) -> Path:
         """What is known of a training that went wrong in iteration ``step``, as JSON beside the checkpoints."""

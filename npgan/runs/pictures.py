@@ -1,26 +1,46 @@
-"""Pictures of samples and of losses: a PNG grid for a file, a heat map and curves for a terminal.
+"""Pictures of samples and of losses: a PNG grid and a GIF for files, a heat map and curves for a terminal.
 
-Plain functions from arrays to a file or a string. plotext's figure is one global object of that library, so the drawing
-functions are for one thread at a time.
+Plain functions from arrays, or from PNGs, to a file or a string. plotext's figure is one global object of that library,
+so curves are drawn by one thread at a time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npgan.errors import InputError
 from npgan.files import replacing
+from npgan.runs.colormaps import colors
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _SIDE = 28  # pixels; every image is _SIDE x _SIDE
 _GAP_GRAY = 64  # between the images of a grid: neither ink (255) nor paper (0), so that their edges show
 _GAP_COLUMNS, _GAP_ROWS = 2, 1  # terminal cells between samples
 _RAMP = " .:-=+*#%@"  # dark to bright, for a light-on-dark or a dark-on-light page alike: ink is what is dense
+_CAPTION_HEIGHT = 30  # pixels above a frame of the animation
+_MOST_FRAMES = 100  # a frame takes up to 90 kB
+_ALL_FRAMES_MS, _LAST_FRAME_MS = 15_000, 2_000  # the frames but the last, where there are many; the last one
+_MOST_PIXELS = 4096  # a side of a picture that we are willing to open; ours have 484
 _TICKS = 7  # labels under the curves
 _ASCII_FRAME = str.maketrans("┌┐└┘├┤┬┴┼─│", "+++++++++-|")
+
+
+def plotext_problem() -> str:
+    """Why plotext, which draws in the terminal, cannot be had here; "" where it can."""
+    try:
+        import plotext  # noqa: F401
+    except ImportError as error:
+        missing = error.name == "plotext"
+        return "plotext is not installed (pip install plotext)" if missing else f"plotext does not load ({error})"
+    return ""
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
@@ -64,45 +84,88 @@ def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 8, gap: in
         Image.fromarray(grid).save(file, format="PNG")
 
 
-def heat_map(images: np.ndarray, *, width: int, color: bool) -> str:
+def save_animation(pictures: Sequence[tuple[str, Path]], path: Path) -> int:
+    """Write (caption, PNG) pairs as one GIF that plays for ever, the caption above each picture. Returns its frames.
+
+    The pictures are grayscale and of one size. Of more than ``_MOST_FRAMES`` an evenly spaced choice is shown, the first
+    and the last among them. A frame stays half a second, less where there are many, the last one longer. The file appears
+    whole or not at all. Same pictures, same bytes. Raises InputError, naming the file, for one that is no such picture.
+    """
+    if len(pictures) > _MOST_FRAMES:
+        chosen = np.linspace(0, len(pictures) - 1, _MOST_FRAMES).round().astype(int)
+        pictures = [pictures[index] for index in chosen]
+    frames: list[Image] = []
+    for caption, file in pictures:
+        frame = _frame(caption, file)
+        if frames and frame.size != frames[0].size:
+            raise InputError(f"{file}: is not of the size of the pictures before it")
+        frames.append(frame)
+    milliseconds = min(500, max(100, _ALL_FRAMES_MS // len(frames) // 10 * 10))
+    durations = [milliseconds] * (len(frames) - 1) + [_LAST_FRAME_MS]
+    with replacing(path) as animation:
+        frames[0].save(
+            animation, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False
+        )
+    return len(frames)
+
+
+def _frame(caption: str, file: Path) -> Image:
+    """A saved picture below a line of text."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    try:
+        with Image.open(file) as opened:
+            right = opened.format == "PNG" and opened.mode == "L" and max(opened.size) <= _MOST_PIXELS
+            picture = opened.copy() if right else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = None
+    if picture is None:
+        raise InputError(f"{file}: is not a picture of samples")
+    frame = Image.new("L", (picture.width, picture.height + _CAPTION_HEIGHT), 0)
+    frame.paste(picture, (0, _CAPTION_HEIGHT))
+    place = (_CAPTION_HEIGHT // 4, _CAPTION_HEIGHT // 2)
+    ImageDraw.Draw(frame).text(place, caption, 255, ImageFont.load_default(_CAPTION_HEIGHT * 2 // 3), anchor="lm")
+    return frame
+
+
+def heat_map(images: np.ndarray, *, width: int, color: bool, colormap: str = "inferno") -> str:
     """Samples side by side for a terminal ``width`` cells wide: lines without a newline at the end.
 
     ``images``: (N, 28, 28) or (N, 784) in [-1, 1]. A cell is about twice as tall as wide, so a sample takes 28 columns
-    and 14 rows. ``color``: a half block shows two pixels in 24-bit gray, with escape codes. Otherwise one character of
-    an ASCII ramp shows their mean, without. Raises ValueError when ``width`` is below 28, and as ``to_uint8`` does.
+    and 14 rows. ``color``: a half block shows two pixels in 24-bit colors of ``colormap``, one of ``COLORMAPS``, with
+    escape codes. Otherwise one character of an ASCII ramp shows their mean, without. Raises ValueError when ``width`` is
+    below 28, and as ``to_uint8`` does.
     """
-    import plotext
-
     pixels = to_uint8(images)
     if width < _SIDE:
         raise ValueError(f"width must be at least {_SIDE}, got {width}")
     most = (width + _GAP_COLUMNS) // (_SIDE + _GAP_COLUMNS)
     rows = math.ceil(len(pixels) / most)
     columns = math.ceil(len(pixels) / rows)  # four samples where three fit: two and two
-    x_pitch, y_pitch = _SIDE + _GAP_COLUMNS, _SIDE // 2 + _GAP_ROWS
-    canvas = plotext.matrix(columns * x_pitch - _GAP_COLUMNS, rows * y_pitch - _GAP_ROWS, plotext.pixel())
-    draw = _draw_half_blocks if color else _draw_ramp
-    for index, image in enumerate(pixels):
-        row, column = divmod(index, columns)
-        draw(canvas, column * x_pitch, row * y_pitch, image)
-    return str(canvas.string(colorless=not color)).rstrip("\n")
+    draw = partial(_half_blocks, palette=colors(colormap)) if color else _ramp
+    pictures = [draw(image) for image in pixels]
+    pictures += [[" " * _SIDE] * (_SIDE // 2)] * (rows * columns - len(pictures))
+    lines: list[str] = []
+    for start in range(0, len(pictures), columns):
+        lines += [""] * (_GAP_ROWS if lines else 0)
+        lines += [(" " * _GAP_COLUMNS).join(line) for line in zip(*pictures[start : start + columns], strict=True)]
+    return "\n".join(line.ljust(columns * (_SIDE + _GAP_COLUMNS) - _GAP_COLUMNS) for line in lines)
 
 
-def _draw_half_blocks(canvas: Any, left: int, top: int, image: np.ndarray) -> None:
+def _half_blocks(image: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> list[str]:
     """Each cell is an upper half block: its foreground is the upper pixel, its background the lower one."""
-    import plotext
+    codes = [f"{red};{green};{blue}" for red, green, blue in palette]
+    return [
+        "".join(f"\x1b[38;2;{codes[upper]};48;2;{codes[lower]}m▀" for upper, lower in zip(*pair.tolist(), strict=True))
+        + "\x1b[0m"
+        for pair in image.reshape(-1, 2, _SIDE)
+    ]
 
-    for row in range(_SIDE // 2):
-        for column in range(_SIDE):
-            upper, lower = (int(gray) for gray in image[2 * row : 2 * row + 2, column])
-            cell = plotext.colorize("▀", plotext.pixel((upper,) * 3, (lower,) * 3))
-            canvas.insert(left + column, top + row, cell)
 
-
-def _draw_ramp(canvas: Any, left: int, top: int, image: np.ndarray) -> None:
+def _ramp(image: np.ndarray) -> list[str]:
     """Each cell is a character as dense as the mean of its two pixels is bright."""
     levels = (image[0::2].astype(int) + image[1::2]) * len(_RAMP) // (2 * 256)
-    canvas.insert(left, top, "\n".join("".join(_RAMP[level] for level in line) for line in levels))
+    return ["".join(_RAMP[level] for level in line) for line in levels]
 
 
 def loss_curves(

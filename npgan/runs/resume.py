@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from npgan.config import TrainConfig, flag_name
+from npgan.config import TrainConfig, flag_name, shown_value
 from npgan.errors import InputError
 from npgan.runs.checkpoint import Checkpoint
 from npgan.runs.folder import RunFolder
@@ -53,7 +53,7 @@ def resumed_config(saved: TrainConfig, flags: dict[str, Any], dataset: str) -> T
         asked["dataset"] = dataset
     epochs = asked.pop("epochs", saved.epochs)
     differing = [
-        f"{flag_name(name)} is {getattr(saved, name)}, not {value}"
+        f"{flag_name(name)} is {shown_value(name, getattr(saved, name))}, not {value}"
         for name, value in sorted(asked.items())
         if value != getattr(saved, name)
     ]

@@ -22,8 +22,7 @@ def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: b
     """
     if out.suffix not in (".png", ".npy"):
         raise InputError(f"--out {out}: must end in .png or .npy")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist")
+    _check_folder(out)
     if not 1 <= count <= 1_000_000:
         raise InputError(f"--n must be from 1 to 1000000, got {count}")
     if not 0 <= seed < 2**64:
@@ -43,6 +42,26 @@ def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: b
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
     return f"{out}: {count} samples of {run_path} after step {checkpoint.step}"
+
+
+def animate(run_path: Path, out: Path | None) -> str:
+    """The pictures that training left in a run, as a GIF: ``out`` or samples/training.gif. Returns a line to print."""
+    if out is not None:
+        if out.suffix != ".gif":
+            raise InputError(f"--out {out}: must end in .gif with --animate")
+        _check_folder(out)
+    run = RunFolder.open_existing(run_path)
+    out = out or run.animation_file
+    try:
+        frames, epoch = run.save_animation(out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror or error}") from None
+    return f"{out}: {frames} {'picture' if frames == 1 else 'pictures'} of {run_path} up to epoch {epoch}"
+
+
+def _check_folder(out: Path) -> None:
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist")
 
 
 def _generate_in_batches(g: Sequential, noise: np.ndarray, backend: Backend, rows: int = 1000) -> np.ndarray:

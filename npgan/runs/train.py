@@ -33,13 +33,14 @@ from npgan.runs.health import (
     first_non_finite,
     samples_alike,
     spread,
+    what_is_normal,
 )  # fmt: skip
 from npgan.runs.resume import file_config, resumed_config, what_changed
 from npgan.runs.sample import noise_vectors
 
 RUNS = Path("runs")
 SAMPLE_GRID = 64  # images in a PNG of samples, always from the same noise
-SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides those at previews and at the end; one takes about 0.2 s
+SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides milestones and the end; one takes about 0.2 s
 SECONDS_PER_CALL = 0.1  # of the engine: so long a Ctrl-C waits, and so often the display is told
 
 Recent = Sequence[tuple[int, list[float]]]  # the last iterations: step, StepMetrics
@@ -74,6 +75,7 @@ class Request:
     compute: Compute = field(default_factory=Compute)
     keeping: Keeping = Keeping()
     quiet: bool = False
+    colormap: str = "inferno"  # of previews
 
 
 class Observer(Protocol):
@@ -95,10 +97,10 @@ class _Job:
     runtime: dict[str, Any]  # how it is run: what a checkpoint records besides the config
     keeping: Keeping
     backend: Backend
-    choice: Choice
     data: Dataset
     state: TrainState
     engine: Engine
+    display: TrainingDisplay
     history: list[dict[str, Any]]  # metrics of the epochs done
     totals: np.ndarray  # sums of StepMetrics over the unfinished epoch, float64
 
@@ -108,7 +110,7 @@ class _Job:
 
     def save(self) -> None:
         """Raises OSError and, when a tensor is not finite, TrainingDiverged."""
-        milestone_steps = self.config.output_period * self.per_epoch
+        milestone_steps = self.config.milestone_period * self.per_epoch
         try:
             self.run.save_checkpoint(
                 self.state, self.config, self.runtime, self.totals, self.keeping.most, milestone_steps
@@ -134,8 +136,8 @@ def train(request: Request, observe: Observe | None = None) -> int:
                 observer = observe(run, job.data.name, folder, job.backend, job.state.step, report)
             if request.folder.resume is None:
                 job.save()  # from now on there is something to resume
-            run.write_config(config, job.keeping)
-            return _train(job, observer, request.quiet)
+            run.write_config(config)
+            return _train(job, observer)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -149,19 +151,23 @@ def train(request: Request, observe: Observe | None = None) -> int:
 def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report) -> _Job:
     asked, folder = TrainConfig(dataset="digits", **request.config), request.folder  # bad flags are told before loading
     request.keeping.check()
-    backend, choice = _chosen(request.compute, request.compute, asked, report)
+    backend = _backend(request.compute, request.compute, asked)
     data = load_dataset(*request.data, report=report)
     config = replace(asked, dataset=data.name)
     data = first_images(data, config.train_images)
-    run = RunFolder.create(folder.out or _new_run_path(data.name), folder.overwrite)
+    path = folder.out or _new_run_path(data.name)
+    RunFolder(path).refuse_to_overwrite(folder.overwrite)
+    state = new_state(config, backend)
+    display = _introduced(request, config, request.keeping, backend, data, state, path)
+    choice = _choice(request.compute, request.compute, backend, display, report)
+    run = RunFolder.create(path, folder.overwrite)
     stack.enter_context(run.locked(warn))
     run.refuse_to_overwrite(folder.overwrite)  # by now another process may have made one
     run.clear()
-    state = new_state(config, backend)
-    runtime = _runtime(request.compute, backend, choice, request.data.folder, data)
+    runtime = _runtime(request.compute, backend, choice, request.keeping, request.data.folder, data)
     engine = choice.start(state, backend.to_device(data.images), config)
     totals = np.zeros(len(StepMetrics._fields))
-    return _Job(run, config, runtime, request.keeping, backend, choice, data, state, engine, [], totals)
+    return _Job(run, config, runtime, request.keeping, backend, data, state, engine, display, [], totals)
 
 
 def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Report) -> _Job:
@@ -170,41 +176,80 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
     checkpoint = run.recover(warn)
     before = checkpoint.runtime
     config = resumed_config(file_config(run, checkpoint), request.config, request.data.dataset)
-    keeping = run.read_keeping().updated(request.keeping)
+    keeping = run.keeping(checkpoint).updated(request.keeping)
     compute = request.compute.as_before(before)
-    backend, choice = _chosen(compute, request.compute, config, report)
+    backend = _backend(compute, request.compute, config)
     folder = request.data.folder or (Path(recorded) if (recorded := before.get("data_dir")) else None)
     data = first_images(load_dataset(config.dataset, folder, report=report), config.train_images)
     if fingerprint(data) != before.get("data_sha256"):
         raise InputError(f"--resume {run.path}: the images are not those that the run was trained on ({data.source})")
     state = restore(checkpoint, backend)
+    display = _introduced(request, config, keeping, backend, data, state, run.path)
+    choice = _choice(compute, request.compute, backend, display, report)
     epochs_done = state.step // iterations_per_epoch(len(data.images), config.batch_size)
     history = run.cut_metrics(state.step, epochs_done, warn)
-    runtime = _runtime(compute, backend, choice, folder, data)
+    runtime = _runtime(compute, backend, choice, keeping, folder, data)
     if changed := what_changed(before, runtime):
         warn(changed)
     engine = choice.start(state, backend.to_device(data.images), config)
     totals = np.array(checkpoint.epoch_totals)
-    return _Job(run, config, runtime, keeping, backend, choice, data, state, engine, history, totals)
+    return _Job(run, config, runtime, keeping, backend, data, state, engine, display, history, totals)
 
 
-def _chosen(compute: Compute, asked: Compute, config: TrainConfig, report: Report) -> tuple[Backend, Choice]:
-    """Backend and engine for ``compute``, of which some may be as before and not as ``asked``. Raises InputError."""
+def _backend(compute: Compute, asked: Compute, config: TrainConfig) -> Backend:
+    """The backend for ``compute``, of which some may be as before and not as ``asked``. Raises InputError."""
     if compute.precision == "tf32" and config.eval_every is not None:
         raise InputError(
             "--eval-every measures in float32, so not with --precision tf32: npgan evaluate can, afterwards"
         )
     backend = select(compute.backend, compute.precision or "fp32")
-    choice = choose(compute, backend, report)
-    if compute.backend != asked.backend:
-        backend = replace(backend, reason="as before")
+    return backend if compute.backend == asked.backend else replace(backend, reason="as before")
+
+
+def _choice(compute: Compute, asked: Compute, backend: Backend, display: TrainingDisplay, report: Report) -> Choice:
+    """The engine for ``compute``, likewise. Compiling it is shown, and then what was chosen. Raises InputError."""
+    with display.preparing(report) as said:
+        choice = choose(compute, backend, said)
     if compute.kernels != asked.kernels:
         choice = replace(choice, reason="as before")
-    return backend, choice
+    kernels = f"{choice.name}, {compute.precision or 'fp32'} ({choice.reason})"
+    display.header([("kernels", kernels), *([("matmul", choice.gemm)] if choice.gemm else [])])
+    return choice
+
+
+def _introduced(
+    request: Request,
+    config: TrainConfig,
+    keeping: Keeping,
+    backend: Backend,
+    data: Dataset,
+    state: TrainState,
+    path: Path,
+) -> TrainingDisplay:
+    """The display of the run, which has shown all that is known before there is an engine."""
+    per_epoch = iterations_per_epoch(len(data.images), config.batch_size)
+    display = TrainingDisplay(config.epochs, per_epoch, state.step, quiet=request.quiet, colormap=request.colormap)
+    g, d = state.generator.parameters.size, state.discriminator.parameters.size
+    start = f", from step {state.step}" if state.step else ""
+    normal = what_is_normal(config, len(data.images), state.step // per_epoch)
+    display.header(
+        [
+            ("backend", f"{backend.name} ({backend.reason})"),
+            ("device", backend.device),
+            ("parameters", f"{g:,} generator + {d:,} discriminator"),
+            ("data", f"{data.name}, {len(data.images):,} images: {data.source}"),
+            ("training", f"{config.epochs} epochs of {per_epoch}{start}"),
+            *([("normal", normal)] if normal else []),
+            ("seed", str(config.seed)),
+            ("run folder", str(path)),
+            ("checkpoints", keeping.describe(config.milestone_period)),
+        ]
+    )
+    return display
 
 
 def _runtime(
-    compute: Compute, backend: Backend, choice: Choice, data_dir: Path | None, data: Dataset
+    compute: Compute, backend: Backend, choice: Choice, keeping: Keeping, data_dir: Path | None, data: Dataset
 ) -> dict[str, Any]:
     return {
         "backend": backend.name,
@@ -213,29 +258,36 @@ def _runtime(
         "gemm": choice.sums,
         "data_dir": str(data_dir.resolve()) if data_dir else None,
         "data_sha256": fingerprint(data),
+        **keeping.to_runtime(),
     }
 
 
-def _train(job: _Job, observer: Observer | None, quiet: bool) -> int:
+def _train(job: _Job, observer: Observer | None) -> int:
     run, config, state = job.run, job.config, job.state
     with (
-        TrainingDisplay(config.epochs, job.per_epoch, state.step, quiet=quiet) as display,
+        job.display as display,
         _stop_signals() as stopped_by,
         np.errstate(all="ignore"),  # a number that is not finite stops the run, in one line that says more
     ):
-        display.header(_header(job))
-        interrupted = _train_loop(job, display, stopped_by, observer)
+        interrupted = _train_loop(job, stopped_by, observer)
         display.curves(job.history)
         if interrupted:
             display.done([("stopped", f"after step {state.step}"), ("resume with", f"--resume {run.path}")])
             return 128 + interrupted
-        display.done([("run", str(run.path)), ("samples", str(run.sample_path(config.epochs)))])
+        rows = [("run", str(run.path)), ("samples", str(run.sample_path(config.epochs)))]
+        try:
+            run.save_animation(run.animation_file)
+            rows.append(("animation", str(run.animation_file)))
+        except InputError as error:  # one of the pictures was spoiled
+            display.warn(f"no animation: {error}")
+        display.done(rows)
     return 0
 
 
-def _train_loop(job: _Job, display: TrainingDisplay, stopped_by: Callable[[], int], observer: Observer | None) -> int:
+def _train_loop(job: _Job, stopped_by: Callable[[], int], observer: Observer | None) -> int:
     """Runs the iterations; after each epoch metrics, previews, checkpoints. Returns the signal that stopped it, or 0."""
     run, config, state, history, totals = job.run, job.config, job.state, job.history, job.totals
+    display = job.display
     count, per_epoch = len(job.data.images), job.per_epoch
     recent: deque[tuple[int, list[float]]] = deque(maxlen=20)
     told = {sign for done in range(len(history)) for sign in _signs(job, history[: done + 1])}
@@ -263,15 +315,15 @@ def _train_loop(job: _Job, display: TrainingDisplay, stopped_by: Callable[[], in
             display.epoch(line)
             totals[:] = 0.0
             signs = _signs(job, history)
-            show = epoch % config.output_period == 0 or epoch == config.epochs
-            if show:
-                signs |= _show_samples(job, epoch, display)
+            if config.previewed(epoch):
+                signs |= _show_samples(job, epoch)
             for sign in signs.keys() - told:
                 display.warn(signs[sign])
                 told.add(sign)
             if observer is not None and config.eval_every and epoch % config.eval_every == 0:
                 display.note(observer.observe(state, epoch))
-            if show or _due(job.keeping, epoch, last_save):
+            last = epoch == config.epochs
+            if last or epoch % config.milestone_period == 0 or _due(job.keeping, epoch, last_save):
                 job.save()
                 last_save = time.perf_counter()
             epoch_start, steps_here = time.perf_counter(), 0
@@ -287,13 +339,13 @@ def _due(keeping: Keeping, epoch: int, last_save: float) -> bool:
     return epoch % keeping.every == 0
 
 
-def _show_samples(job: _Job, epoch: int, display: TrainingDisplay) -> dict[str, str]:
+def _show_samples(job: _Job, epoch: int) -> dict[str, str]:
     """Writes and shows samples of always the same noise. Returns a warning, by sign, when they are all alike."""
     noise = noise_vectors(job.config.seed, SAMPLE_GRID, job.config.latent_dim)
     samples = to_numpy(job.state.generator(job.backend.to_device(noise)))
     if not np.isfinite(samples).all():
         raise _diverged(job, ("generator", "samples"), ())
-    display.preview(samples, epoch, job.run.save_samples(samples, epoch))
+    job.display.preview(samples, epoch, job.run.save_samples(samples, epoch))
     alike = samples_alike(samples, spread(job.data.images[:1000] / 127.5), job.state.step)
     return {"samples alike": alike} if alike else {}
 
@@ -305,11 +357,12 @@ def _signs(job: _Job, history: list[dict[str, Any]]) -> dict[str, str]:
 def _first_bad(job: _Job, step: int, values: list[float]) -> tuple[str, str]:
     """Net and name of the first tensor of iteration ``step`` that is not finite. ``values``: its metrics.
 
-    The engine can tell of its last iteration only: where it has gone on, it does those from the last checkpoint to ``step``
-    once more.
+    The engine can tell of its last iteration only: where it has gone on, as on a GPU, it does those from the last checkpoint
+    to ``step`` once more.
     """
     state, last = job.state, job.run.last_saved
     if state.step > step and last is not None:
+        job.display.warn(f"iteration {step} diverged: doing those since {last.name} once more, to find where")
         load_into(load(last), state, job.backend)
         if state.step < step - 1:
             job.engine.run(step - 1 - state.step)
@@ -340,24 +393,6 @@ def _epoch_metrics(epoch: int, step: int, means: np.ndarray, seconds: float, ima
         "seconds": round(seconds, 4),
         "images_per_second": round(images / seconds, 1),
     }
-
-
-def _header(job: _Job) -> list[tuple[str, str]]:
-    config, data, choice = job.config, job.data, job.choice
-    g, d = job.state.generator.parameters.size, job.state.discriminator.parameters.size
-    start = f", from step {job.state.step}" if job.state.step else ""
-    return [
-        ("backend", f"{job.backend.name} ({job.backend.reason})"),
-        ("device", job.backend.device),
-        ("kernels", f"{choice.name}, {job.runtime['precision']} ({choice.reason})"),
-        *([("matmul", choice.gemm)] if choice.gemm else []),
-        ("parameters", f"{g:,} generator + {d:,} discriminator"),
-        ("data", f"{data.name}, {len(data.images):,} images: {data.source}"),
-        ("training", f"{config.epochs} epochs of {job.per_epoch}{start}"),
-        ("seed", str(config.seed)),
-        ("run folder", str(job.run.path)),
-        ("checkpoints", job.keeping.describe(config.output_period)),
-    ]
 
 
 def _new_run_path(dataset: str) -> Path:

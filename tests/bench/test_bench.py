@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +68,19 @@ def test_a_missing_baseline_is_a_row_that_says_so(
             worker.make(name, 4, 1)
     command.show_cpu({"jax step": {"missing": "jax is not installed"}})
     assert "missing: JAX, jitted step: jax is not installed" in capsys.readouterr().out
+
+
+def test_memory_is_counted_in_the_systems_own_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = worker._peak_mb()
+    assert here is None or here > 10
+    usage = SimpleNamespace(ru_maxrss=3 << 20)
+    fake = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: usage)
+    monkeypatch.setitem(sys.modules, "resource", fake)
+    for system, megabytes in (("linux", 3072), ("darwin", 3)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert worker._peak_mb() == megabytes
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert worker._peak_mb() is None
 
 
 def test_a_table_is_whole_and_plain_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_data_dir_is_used_as_it_is(
     assert dataset.labels is None and dataset.name == "mnist" and str(folder) in dataset.source
 
     put(folder, {f"{prefix}-labels-idx1-ubyte": LABEL_FILE})
-    labels = load_dataset(name, folder, split).labels
+    labels = load_dataset(name, str(folder), split).labels  # text is as good as a Path
     assert labels is not None and np.array_equal(labels, LABELS)
     assert not cache.exists()
 

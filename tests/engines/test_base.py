@@ -107,3 +107,15 @@ def test_the_first_tensor_that_is_not_finite(make: Make, backend: Backend) -> No
         engine.run(1)
         first = next((net, name) for net, name, array in engine.tensors() if not np.isfinite(array).all())
         assert first == (net, told)
+
+
+def test_an_engine_on_a_cpu_stops_where_it_diverges(make: Make, backend: Backend) -> None:
+    """So its tensors are those of the iteration that went wrong, and nothing need be done again."""
+    state = new_state(_CONFIG, backend)
+    engine = make(state)
+    engine.run(1)
+    state.generator.tensors["2.weight"].flat[0] = np.nan
+    metrics = engine.run(6)
+    assert len(metrics) == 1 and state.step == 2 and not np.isfinite(metrics).all()
+    first = next((net, name) for net, name, array in engine.tensors() if not np.isfinite(array).all())
+    assert first == ("generator", "output of layer 2 (Dense)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from npgan.backend import Backend
 from npgan.cli import main
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
 from npgan.data.mnist import Dataset
-from npgan.evaluation import callback, distances, figures, sources
-from npgan.evaluation.classifier import Classifier, Recipe, cached, get_classifier
+from npgan.evaluation import callback, distances, figures, report, sources
+from npgan.evaluation.classifier import Classifier, Recipe, epochs_left, get_classifier
 from npgan.evaluation.distances import any_within, nearest, radii, squared_distances
 from npgan.evaluation.metrics import Moments, classes, frechet_distance, moments, precision_recall
 from npgan.nn import ops
@@ -144,12 +146,73 @@ def test_the_classifier_learns_and_comes_back_from_the_cache(cache: Path, backen
     first = get_classifier(data, Recipe(epochs=12, batch_size=50), backend, told.append, epochs.append)
     test = _TEST[0].reshape(-1, 784) / 127.5 - 1.0
     assert first.accuracy(test.astype(np.float32), _TEST[1]) > 0.8
-    assert len(epochs) == 12 and cached(data, Recipe(epochs=12, batch_size=50))
+    assert len(epochs) == 12 and epochs_left(data, Recipe(epochs=12, batch_size=50), backend) == 0
     again = get_classifier(data, Recipe(epochs=12, batch_size=50), backend, told.append, epochs.append)
     assert len(epochs) == 12 and not told
     assert again.network.parameters.tobytes() == first.network.parameters.tobytes()
-    assert not cached(data, _QUICK)
-    assert not cached(data._replace(labels=9 - data.labels), Recipe(epochs=12, batch_size=50))
+    assert epochs_left(data, _QUICK, backend) == 2
+    assert epochs_left(data._replace(labels=9 - data.labels), Recipe(epochs=12, batch_size=50), backend) == 12
+    assert len(list(cache.iterdir())) == 1  # nothing is left of the epochs
+
+
+class _Stopper:
+    """Takes notes of progress, and presses Ctrl-C after ``after`` of them."""
+
+    def __init__(self, after: int) -> None:
+        self.lines: list[str] = []
+        self.after = after
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        if len(self.lines) == self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [1, 3, 4])
+def test_an_interrupted_training_of_the_classifier_goes_on(
+    cache: Path, tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """After its last whole epoch, to the file of an undisturbed training, byte for byte."""
+    data, recipe = _dataset(_TRAIN), Recipe(widths=(30, 20, 16), epochs=4, batch_size=50)
+    get_classifier(data, recipe, backend, print, lambda line: None)
+    (whole,) = cache.iterdir()
+    monkeypatch.setenv("NPGAN_DATA", str(tmp_path / "other"))
+    with pytest.raises(KeyboardInterrupt, match=f"{min(after, 3)} of 4 epochs of the classifier are kept"):
+        get_classifier(data, recipe, backend, print, _Stopper(after))
+    left = 4 - min(after, 3)  # what only the last epoch's end could keep is the classifier itself
+    assert epochs_left(data, recipe, backend) == left
+    told: list[str] = []
+    rest = _Stopper(-1)
+    get_classifier(data, recipe, backend, told.append, rest)
+    assert [line.split(",")[0] for line in rest.lines] == [f"classifier: epoch {e} of 4" for e in range(5 - left, 5)]
+    assert not told
+    (file,) = (tmp_path / "other").iterdir()
+    assert (file.name, file.read_bytes()) == (whole.name, whole.read_bytes())
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: b"", lambda raw: raw[:-9] + b"\x01" + raw[-8:]])
+def test_damaged_epochs_are_not_taken_up(cache: Path, backend: Backend, damage: object) -> None:
+    data, recipe = _dataset(_TRAIN), Recipe(widths=(30, 20, 16), epochs=3, batch_size=50)
+    with pytest.raises(KeyboardInterrupt):
+        get_classifier(data, recipe, backend, print, _Stopper(2))
+    (file,) = cache.iterdir()
+    file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
+    assert epochs_left(data, recipe, backend) == 3
+    told, epochs = [], []
+    get_classifier(data, recipe, backend, told.append, epochs.append)
+    assert len(told) == 1 and file.name in told[0] and len(epochs) == 3
+
+
+def test_epochs_that_cannot_be_kept(tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said once; a Ctrl-C then promises nothing."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NPGAN_DATA", str(tmp_path / "file"))
+    told: list[str] = []
+    recipe = Recipe(widths=(30, 20, 16), epochs=4, batch_size=50)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        get_classifier(_dataset(_TRAIN), recipe, backend, told.append, _Stopper(3))
+    assert len(told) == 1 and "cannot be kept" in told[0]
+    assert "kept" not in str(stop.value)
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: b"", lambda raw: raw[:-9] + b"\x01" + raw[-8:]])
@@ -233,6 +296,47 @@ def test_what_an_evaluation_prints_and_leaves(run: Path, capsys: pytest.CaptureF
     assert real["draws"][0]["memory"]["smallest"] > 0.0  # an image is not its own neighbor
     with Image.open(run / "evaluation.png") as picture:
         assert picture.size[0] > 1000
+
+
+def test_ctrl_c_is_one_line_and_the_next_evaluation_goes_on(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = report.Steps.step
+
+    def pressed(steps: report.Steps, text: str, cost: float) -> None:
+        undisturbed(steps, text, cost)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report.Steps, "step", pressed)
+        assert main(_evaluate(run)) == 130
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "1 of 2 epochs of the classifier are kept" in error
+    assert not (run / "evaluation.json").exists()
+    assert main(_evaluate(run)) == 0
+    captured = capsys.readouterr()
+    first, *_, last = (line for line in captured.out.splitlines() if "ETA" in line)
+    assert first.startswith("1/12 ") and "epoch 2 of 2" in first
+    assert last.startswith("12/12 ") and "ETA 0 s" in last
+
+
+def test_the_eta_weighs_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(report.time, "perf_counter", lambda: now)
+    for terminal in (False, True):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=terminal, width=120, color_system=None)
+        now = 0.0
+        with report.Steps(console, 3, 10.0, False) as steps:
+            assert "ETA -" in steps._eta()
+            now = 40.0  # longer than rich's own ETA remembers
+            steps.step("first", 1.0)
+            assert steps._eta() == "ETA 360 s"
+            now = 60.0
+            assert steps._eta() == "ETA 340 s"
+            steps.step("second", 4.0)
+            assert steps._eta() == "ETA 60 s"
+        assert "2/3" in screen.getvalue() and "ETA 60 s" in screen.getvalue() and "second" in screen.getvalue()
 
 
 def test_the_same_seed_gives_the_same_figures(run: Path) -> None:

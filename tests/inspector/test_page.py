@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.cells import cell_len
+from rich.console import Console
 
 from npgan.backend import select
 from npgan.cli import main
@@ -23,8 +25,9 @@ from npgan.gan import StepMetrics, new_state
 from npgan.inspector import StepTrace, Verdict, inspect_step, prove
 from npgan.inspector.history import charts, comparison, history_of, next_batch, snapshot
 from npgan.inspector.page import Comparison, page
+from npgan.inspector.terminal import IN_WORDS, print_screen
 from npgan.runs.checkpoint import save
-from npgan.runs.folder import Keeping, RunFolder
+from npgan.runs.folder import RunFolder
 
 ROWS, IMAGES = 8, 24
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -44,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> RunFold
     """Two epochs of three iterations, a checkpoint after each epoch."""
     config = TrainConfig(dataset="digits", epochs=2, batch_size=ROWS)
     folder = RunFolder.create(tmp_path_factory.mktemp("inspect") / "run", overwrite=False)
-    folder.write_config(config, Keeping())
+    folder.write_config(config)
     state = new_state(config, select("numpy"))
     runtime = {"backend": "numpy", "precision": "fp32", "kernels": "reference", "data_dir": None, "data_sha256": ""}
     engine = ReferenceEngine(state, images, config)
@@ -79,7 +82,7 @@ def test_a_run_on_the_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    assert main(["inspect", str(run.path)]) == 0
+    assert main(["inspect", str(run.path), "--full"]) == 0
     text = capsys.readouterr().out
     assert all(cell_len(line) <= int(columns) for line in text.splitlines())
     for expected in (
@@ -91,6 +94,50 @@ def test_a_run_on_the_terminal(
     ):
         assert expected in text
     assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("few_images")
+@pytest.mark.parametrize("of_run", [True, False])
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_unasked_it_prints_one_screen(
+    run: RunFolder, of_run: bool, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["inspect", *([str(run.path)] if of_run else ["--dataset", "digits"])]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 45
+    assert "…" not in text  # nothing is cut off
+    assert all(cell_len(line) <= int(columns) for line in text.splitlines())
+    for expected in ("70–81", "✓ Every backward is right", "--full", "--summary", "--only", "--html"):
+        assert expected in text
+    assert ("over time" in text) == of_run
+
+
+def test_a_wrong_gradient_shows_on_the_screen(
+    seen: tuple[StepTrace, dict[str, Verdict]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, verdicts = seen
+    wrong = {**verdicts, "D.3.weight": Verdict(False, 0.5, "")}
+    print_screen(trace, wrong, Console(width=80))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "✗" in line and "backward" in line]
+    assert "D backward" in line
+
+
+def test_every_part_of_a_step_has_its_words(images: np.ndarray) -> None:
+    for loss in ("bce", "bce-logits"):
+        config = TrainConfig(dataset="digits", batch_size=ROWS, loss=loss)
+        trace = inspect_step(new_state(config, select("numpy")), next_batch(images, config, 0), config)
+        assert {(op.step, op.part) for op in trace.ops} == set(IN_WORDS)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_without_plotext_there_are_no_curves_and_that_is_said(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotext", None)
+    assert main(["inspect", str(run.path), "--summary"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("no curves in the terminal: plotext is not installed (pip install plotext); --html FILE") == 1
 
 
 @pytest.mark.usefixtures("few_images")
@@ -120,6 +167,8 @@ def test_one_layer_of_a_new_run(capsys: pytest.CaptureFixture[str]) -> None:
         (["--compare", "4"], "checkpoints after steps 3, 6"),
         (["--html", "nowhere/page.html"], "does not exist"),
         (["--toy"], "leave RUN out"),
+        (["--full", "--summary"], "--full shows all"),
+        (["--full", "--only", "D.3"], "--full shows all"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -82,6 +82,62 @@ def test_plain_lines_of_fast_epochs_are_throttled_but_first_and_last_are_there()
     assert epochs[-1] == 1000 and len(set(epochs)) == len(epochs)
 
 
+def test_a_line_that_waits_stands_before_what_came_after_it() -> None:
+    console, clock = plain_console(), Clock()
+    with TrainingDisplay(1000, 10, 0, console=console, clock=clock) as display:
+        for epoch in range(1, 51):
+            clock.now += 0.01
+            display.epoch(metrics(epoch, 10))
+        display.preview(random_images(4), 50, "a.png")
+        display.epoch(metrics(51, 10))
+        display.warn("D saturated")
+    lines = [line for line in printed(console).splitlines() if "epoch" in line or "warning" in line]
+    assert lines[10].startswith("epoch 50/1000 ") and lines[11] == "samples after epoch 50: a.png"
+    assert lines[12].startswith("epoch 51/1000 ") and lines[13] == "warning: D saturated"
+
+
+def test_the_header_comes_in_parts_with_one_column_of_names() -> None:
+    for console in (plain_console(), terminal_console()):
+        display = TrainingDisplay(2, 10, 0, console=console)
+        display.header([("checkpoints", "ALL")])
+        display.header([("gemm", "BLAS")])
+        first, second, *_ = visible_lines(printed(console))
+        assert first.index("ALL") == second.index("BLAS")
+
+
+def test_on_a_terminal_what_is_prepared_has_a_spinner_that_goes_away() -> None:
+    console, reported = terminal_console(), []
+    with TrainingDisplay(2, 10, 0, console=console).preparing(reported.append) as said:
+        said("compiling [1]")
+        assert re.search(r". compiling \[1\] +0:00:00", visible_lines(printed(console))[0])
+    shown = printed(console)
+    said("too late")
+    assert printed(console) == shown and shown.endswith("\x1b[2K") and shown.rindex("\x1b[?25h") > 0
+    assert not reported
+
+
+def test_elsewhere_it_has_one_line_and_where_nothing_is_said_there_is_none() -> None:
+    console, reported = plain_console(), []
+    with TrainingDisplay(2, 10, 0, console=console).preparing(reported.append) as said:
+        said("compiling")
+    assert (reported, printed(console)) == (["compiling"], "")
+    console = terminal_console()
+    with TrainingDisplay(2, 10, 0, console=console).preparing(reported.append):
+        pass
+    assert (reported, printed(console)) == (["compiling"], "")
+
+
+def test_the_time_of_a_run_begins_with_its_iterations() -> None:
+    console, clock = plain_console(), Clock()
+    display = TrainingDisplay(1, 10, 0, console=console, clock=clock)
+    clock.now += 20.0  # of compiling
+    with display:
+        clock.now += 5.0
+        display.step(10)
+        display.done()
+    assert printed(console) == "trained: 10 iterations in 0:05 (2.00 it/s), now at step 10 of 10\n"
+
+
 def test_an_interrupted_plain_run_prints_the_last_epoch() -> None:
     console, clock = plain_console(), Clock()
     with pytest.raises(KeyboardInterrupt), TrainingDisplay(1000, 10, 0, console=console, clock=clock) as display:
@@ -199,6 +255,13 @@ def test_a_log_file_gets_readable_samples_curves_and_summary() -> None:
     assert output.endswith("trained: 20 iterations in 0:04 (5.00 it/s), now at step 20 of 20\nrun:     runs/a\n")
 
 
+def test_previews_have_the_colors_of_their_colormap() -> None:
+    for colormap, code in (("inferno", "38;2;252;255;164"), ("gray", "38;2;255;255;255")):
+        console = terminal_console()
+        TrainingDisplay(2, 10, 0, console=console, colormap=colormap).preview(np.ones((4, 784)), 1, "a.png")
+        assert code in printed(console)
+
+
 def test_no_color_draws_the_ramp() -> None:
     console = terminal_console(no_color=True)
     TrainingDisplay(2, 10, 0, console=console).preview(np.ones((4, 784)), 1, "a.png")
@@ -230,8 +293,10 @@ def test_without_plotext_training_goes_on_with_one_warning(monkeypatch: pytest.M
         display.preview(random_images(4), 1, "a.png")
         display.preview(random_images(4), 2, "b.png")
         display.curves([metrics(1, 10)])
-    assert printed(console).count("warning: no pictures in the terminal: plotext is not installed") == 1
-    assert "samples after epoch 2: b.png" in printed(console)
+        display.curves([metrics(1, 10)])
+    assert printed(console).count("warning: no curves in the terminal: plotext is not installed") == 1
+    assert "samples after epoch 2: b.png\n" in printed(console)
+    assert "@" in printed(console)  # only the curves need it
 
 
 def test_importing_the_display_loads_no_heavy_library() -> None:

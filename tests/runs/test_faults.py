@@ -17,9 +17,10 @@ import pytest
 from helpers import after_steps
 from kills import LITTER, ROOT
 
+from npgan.errors import InputError
 from npgan.runs import train as run_module
-from npgan.runs.checkpoint import load
-from npgan.runs.folder import RunFolder
+from npgan.runs.checkpoint import Checkpoint, load
+from npgan.runs.folder import Keeping, RunFolder
 
 Train = Callable[..., int]
 LAST = "checkpoints/step-000000008.safetensors"
@@ -51,12 +52,12 @@ def back_to_step_4(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("most_bytes", "file"), [(700, "metrics.jsonl"), (30_000, "epoch-00004.png"), (20_000_000, "step-000000006")]
+    ("most_bytes", "file"), [(700, "metrics.jsonl"), (30_000, "epoch-00003.png"), (20_000_000, "step-000000006")]
 )
 def test_a_full_disk(run: Path, whole: Path, train: Train, most_bytes: int, file: str) -> None:
     """A limit on the size of a file stands for the full disk: each kind of file in turn is the one that does not fit."""
     back_to_step_4(run)
-    every = 100 if file == "epoch-00004.png" else 1  # then there is no checkpoint before it
+    every = 100 if file == "epoch-00003.png" else 1  # then there is no checkpoint before it
     result = subprocess.run(
         [*SCRIPT, "--resume", run, "--backend", "numpy", "--quiet", "--checkpoint-every", str(every)],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes)),
@@ -95,7 +96,7 @@ def test_a_disk_that_is_really_full_and_one_that_is_read_only(data: Path, tmp_pa
     if result.returncode == 99:
         pytest.skip("tmpfs cannot be mounted here")
     files = ["/.lock", "/checkpoints/latest", "/checkpoints/step-000000000.safetensors"]
-    files += ["/config.json", "/metrics.jsonl", "/samples/epoch-00002.png"]
+    files += ["/config.json", "/metrics.jsonl", "/samples/epoch-00001.png", "/samples/epoch-00002.png"]
     listing = [f"{disk}/run{file}" for file in files]
     assert result.stdout.splitlines() == ["full 1", *listing, "room 0", "read-only 2", "read-only 2"], result.stderr
     full, read_only, other = result.stderr.splitlines()
@@ -157,6 +158,102 @@ def test_the_last_ones_and_the_milestones_stay(train: Train, tmp_path: Path) -> 
     assert train("--resume", tmp_path / "run", "--epochs", "6") == 0  # --keep 1 is remembered
     names = sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step-*"))
     assert names == [f"step-{step:09d}.safetensors" for step in (4, 8, 12)]
+
+
+def test_early_previews_leave_no_checkpoints(train: Train, data: Path, tmp_path: Path) -> None:
+    """Two hundred epochs have two milestones, whatever was shown before."""
+    flags = ("--epochs", "200", "--checkpoint-every", "1000", "--keep", "1", "--train-images", "1", "--batch-size", "1")
+    assert train("--out", tmp_path / "run", *flags) == 0
+    pictures = sorted(path.stem for path in (tmp_path / "run/samples").glob("*.png"))
+    assert pictures == [f"epoch-{epoch:05d}" for epoch in (1, 2, 5, 10, 20, 50, 100, 200)]
+    names = sorted(path.name for path in (tmp_path / "run/checkpoints").glob("step-*"))
+    assert names == [f"step-{step:09d}.safetensors" for step in (100, 200)]
+
+
+def test_a_run_from_before_there_were_early_previews_resumes_as_it_was(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoints and its config.json say output_period 100, which was the default then."""
+    run = tmp_path / "run"
+    assert train("--out", run, "--epochs", "2", "--output-period", "100") == 0
+    assert [path.name for path in (run / "samples").glob("*.png")] == ["epoch-00002.png"]
+    assert train("--resume", run, "--epochs", "8") == 0
+    assert sorted(path.name for path in (run / "samples").glob("*.png")) == ["epoch-00002.png", "epoch-00008.png"]
+    assert train("--resume", run, "--output-period", "100") == 0
+    assert train("--resume", run, "--output-period", "5") == 2
+    assert "--output-period is 100, not 5" in one_line(capsys)
+
+
+def test_the_default_period_is_auto_in_the_file_and_in_words(
+    run: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads((run / "config.json").read_text())["output_period"] is None
+    assert train("--resume", run, "--output-period", "100") == 2
+    assert "--output-period is auto, not 100" in one_line(capsys)
+
+
+# --- the animation
+
+
+def test_a_resumed_run_ends_with_the_whole_animation(train: Train, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train("--out", whole, "--epochs", "4") == 0
+    assert train("--out", parts, "--epochs", "2") == 0
+    assert train("--resume", parts, "--epochs", "4") == 0
+    assert (whole / "samples/training.gif").read_bytes() == (parts / "samples/training.gif").read_bytes()
+
+
+def test_a_finished_run_gets_its_animation_when_resumed(run: Path, train: Train) -> None:
+    gif = run / "samples/training.gif"
+    before = gif.read_bytes()
+    gif.unlink()  # as by a kill after the last checkpoint
+    assert train("--resume", run) == 0
+    assert gif.read_bytes() == before
+
+
+def test_a_spoiled_picture_costs_the_animation_and_no_more(
+    run: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "samples/training.gif").unlink()
+    (run / "samples/epoch-00002.png").write_bytes(b"spoiled")
+    capsys.readouterr()
+    assert train("--resume", run, "--epochs", "5") == 0
+    assert "no animation: " in capsys.readouterr().out
+    assert not (run / "samples/training.gif").exists() and (run / "samples/epoch-00005.png").exists()
+
+
+def test_overwriting_takes_the_old_animation_away(run: Path, train: Train) -> None:
+    (run / "samples/.training.gif.123.tmp").write_bytes(b"GIF")
+    (run / "samples/training.gif").write_bytes(b"of the old run")
+    (run / "samples/mine.gif").write_bytes(b"mine")
+    assert train("--out", run, "--overwrite", "--epochs", "1") == 0
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["epoch-00001.png", "mine.gif", "training.gif"]
+    assert (run / "samples/training.gif").read_bytes() != b"of the old run"
+
+
+def test_what_is_kept_does_not_depend_on_config_json(train: Train, tmp_path: Path) -> None:
+    """A person may remove it, and a kill may come before it is written."""
+    run = tmp_path / "run"
+    assert train("--out", run, "--epochs", "5", "--keep", "7") == 0
+    (run / "config.json").unlink()
+    assert train("--resume", run, "--epochs", "7") == 0
+    names = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    assert names == [f"step-{step:09d}.safetensors" for step in (2, 4, 6, 8, 10, 12, 14)]
+
+
+def test_what_an_older_version_kept_is_kept(run: Path, train: Train) -> None:
+    (run / "checkpoints/kept.json").write_text('{"every": 1, "last": 7}')
+    real = run_module.load
+
+    def older(checkpoint: Checkpoint) -> Checkpoint:
+        for name in ("keep", "checkpoint_every"):
+            checkpoint.runtime.pop(name)
+        return checkpoint
+
+    assert RunFolder(run).keeping(older(real(run / LAST))) == Keeping(1, 7)
+    (run / "checkpoints/kept.json").write_text('{"every": 0}')
+    with pytest.raises(InputError, match="kept.json"):
+        RunFolder(run).keeping(older(real(run / LAST)))
 
 
 # --- config.json and metrics.jsonl
@@ -257,6 +354,22 @@ def test_a_run_that_is_in_use_is_refused(run: Path, train: Train, capsys: pytest
         assert "in use by process 123 on elsewhere" in one_line(capsys)
         other.truncate(0)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_the_lock_is_as_private_as_the_user_wants(train: Train, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert train("--out", tmp_path / "run", "--epochs", "1") == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run/.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_in_the_place_of_the_lock(run: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / ".lock").unlink()
+    os.mkfifo(run / ".lock")
+    assert train("--resume", run) == 2
+    assert "not a regular file" in one_line(capsys)
 
 
 def test_a_lock_that_a_kill_left_is_recognized(run: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from npgan.config import TrainConfig
 from npgan.gan import TrainState, new_state
 from npgan.runs import train as run_module
 from npgan.runs.checkpoint import NotFinite, save
-from npgan.runs.health import collapse_signs, samples_alike, spread
+from npgan.runs.health import collapse_signs, samples_alike, spread, what_is_normal
 
 Train = Callable[..., int]
 CONFIG = TrainConfig(dataset="digits")
@@ -144,3 +144,13 @@ def test_a_warning_is_printed_once_also_when_the_run_is_resumed(
     assert capsys.readouterr().out.count("a sign") == 1
     assert train("--resume", tmp_path / "run", "--epochs", "5") == 0
     assert "a sign" not in capsys.readouterr().out
+
+
+def test_what_is_normal_is_said_of_the_tutorials_recipe_on_mnist_alone() -> None:
+    normal = what_is_normal(TrainConfig(), 60_000, 0)
+    assert normal is not None and normal.startswith("D leads for the first 10 epochs")
+    assert what_is_normal(TrainConfig(epochs=12, seed=3, output_period=2, eval_every=4), 60_000, 9) == normal
+    for other in ({"lr_d": 1e-4}, {"loss": "bce-logits"}, {"dataset": "digits"}, {"train_images": 50_000}):
+        assert what_is_normal(TrainConfig(**other), 60_000, 0) is None
+    assert what_is_normal(TrainConfig(), 40, 0) is None
+    assert what_is_normal(TrainConfig(), 60_000, 10) is None

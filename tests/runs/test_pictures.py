@@ -17,7 +17,9 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
-from npgan.runs.pictures import heat_map, loss_curves, save_grid, to_uint8
+from npgan.errors import InputError
+from npgan.runs.colormaps import COLORMAPS, colors
+from npgan.runs.pictures import heat_map, loss_curves, save_animation, save_grid, to_uint8
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -113,6 +115,68 @@ def test_impossible_grids_are_refused(tmp_path: Path, option: dict[str, int]) ->
         save_grid(random_images(1), tmp_path / "grid.png", **option)
 
 
+# ---- save_animation
+
+
+def saved_grids(folder: Path, count: int) -> list[tuple[str, Path]]:
+    files = [folder / f"{index}.png" for index in range(count)]
+    for index, file in enumerate(files):
+        save_grid(np.full((4, 784), index / count), file)
+    return [(f"epoch {index}", file) for index, file in enumerate(files)]
+
+
+def test_an_animation_shows_every_picture_below_its_caption(tmp_path: Path) -> None:
+    pictures = saved_grids(tmp_path, 3)
+    assert save_animation(pictures, tmp_path / "a.gif") == 3
+    captions, durations = [], []
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.info["loop"] == 0  # for ever
+        for index, (_, file) in enumerate(pictures):
+            animation.seek(index)
+            frame, picture = np.asarray(animation.convert("L")), np.asarray(Image.open(file))
+            bar = len(frame) - len(picture)
+            assert (frame[bar:] == picture).all()
+            captions.append(frame[:bar].tobytes())
+            durations.append(animation.info["duration"])
+        assert animation.n_frames == 3
+    assert len(set(captions)) == 3
+    assert durations == [500, 500, 2000]
+    save_animation(pictures, tmp_path / "b.gif")
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+
+
+def test_a_long_animation_shows_a_hundred_pictures_with_the_first_and_the_last(tmp_path: Path) -> None:
+    pictures = [pair for pair in saved_grids(tmp_path, 2) for _ in range(75)]
+    pictures = [(f"epoch {index}", file) for index, (_, file) in enumerate(pictures)]
+    assert save_animation(pictures, tmp_path / "a.gif") == 100
+    save_animation([pictures[0], pictures[-1]], tmp_path / "ends.gif")
+    with Image.open(tmp_path / "a.gif") as animation, Image.open(tmp_path / "ends.gif") as ends:
+        assert animation.n_frames == 100
+        for frame, end in ((0, 0), (99, 1)):
+            animation.seek(frame)
+            ends.seek(end)
+            assert animation.convert("L").tobytes() == ends.convert("L").tobytes()
+
+
+@pytest.mark.parametrize("spoil", ["garbage", "cut", "color", "other size", "huge"])
+def test_a_spoiled_picture_is_named_and_the_old_animation_stays(tmp_path: Path, spoil: str) -> None:
+    pictures = saved_grids(tmp_path, 3)
+    save_animation(pictures, tmp_path / "a.gif")
+    before, bad = (tmp_path / "a.gif").read_bytes(), pictures[1][1]
+    if spoil == "garbage":
+        bad.write_bytes(b"no picture")
+    elif spoil == "cut":
+        bad.write_bytes(bad.read_bytes()[:-40])
+    elif spoil == "color":
+        Image.open(bad).convert("RGB").save(bad)
+    else:
+        Image.new("L", (100, 100) if spoil == "other size" else (5000, 10)).save(bad)
+    with pytest.raises(InputError, match=re.escape(str(bad))) as caught:
+        save_animation(pictures, tmp_path / "a.gif")
+    assert str(caught.value).count(str(bad)) == 1
+    assert (tmp_path / "a.gif").read_bytes() == before
+
+
 # ---- heat_map
 
 
@@ -135,17 +199,31 @@ def test_heat_map_fits_its_width(count: int, width: int, rows: int, columns: int
     assert {len(line) for line in lines} == {columns}
 
 
-def test_half_blocks_carry_every_pixel_exactly() -> None:
+@pytest.mark.parametrize("colormap", COLORMAPS)
+def test_half_blocks_carry_every_pixel_exactly(colormap: str) -> None:
     image = random_images(1)
     levels = to_uint8(image)[0]
-    console = Console(file=io.StringIO())
-    for row, line in enumerate(Text.from_ansi(heat_map(image, width=80, color=True)).split()):
+    console, palette = Console(file=io.StringIO()), colors(colormap)
+    picture = heat_map(image, width=80, color=True, colormap=colormap)
+    for row, line in enumerate(Text.from_ansi(picture).split()):
         assert line.plain == "▀" * 28
         for column in range(28):
             style = line.get_style_at_offset(console, column)
             assert style.color is not None and style.bgcolor is not None
-            assert style.color.triplet == (levels[2 * row, column],) * 3
-            assert style.bgcolor.triplet == (levels[2 * row + 1, column],) * 3
+            assert style.color.triplet == palette[levels[2 * row, column]]
+            assert style.bgcolor.triplet == palette[levels[2 * row + 1, column]]
+
+
+def test_colormaps() -> None:
+    assert colors("gray") == [(level,) * 3 for level in range(256)]
+    # matplotlib's own at three levels that are not among the anchors
+    for level, true in ((56, (75, 12, 107)), (120, (177, 50, 90)), (200, (251, 155, 6))):
+        assert np.abs(np.subtract(colors("inferno")[level], true)).max() <= 7
+    for name in COLORMAPS:
+        table = np.array(colors(name))
+        assert table.shape == (256, 3) and table.min() >= 0 and table.max() <= 255
+        brightness = table @ (0.2126, 0.7152, 0.0722)
+        assert (np.diff(brightness) > -0.5).all()  # brighter pixels are brighter
 
 
 def test_ramp_is_plain_ascii_and_brighter_is_denser() -> None:

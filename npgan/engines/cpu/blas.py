@@ -34,7 +34,7 @@ class Blas:
         """For the run's header: what NumPy's matmuls really run on."""
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
         core = core_in_use()
-        return f"OpenBLAS, {core} core ({self.reason}), {threads}" if core else f"not by OpenBLAS, {threads}"
+        return f"OpenBLAS, {core} core ({self.reason}), {threads}" if core else f"no OpenBLAS seen, {threads}"
 
     def sums(self) -> str:
         """What decides the order in which a matmul is summed, so its bytes."""
@@ -57,7 +57,10 @@ def core_in_use() -> str:
     import numpy  # noqa: F401 - loads its BLAS
     from threadpoolctl import threadpool_info
 
-    found = (library for library in threadpool_info() if library["internal_api"] == "openblas")
+    try:
+        found = [library for library in threadpool_info() if library["internal_api"] == "openblas"]
+    except OSError:  # it looks for the libraries in /proc
+        return ""
     return next((str(library["architecture"]) for library in found), "")
 
 

@@ -48,12 +48,13 @@ class CudaKernels:
     def join(self) -> None:
         self.launcher.join()
 
-    def repeat(self, step: FusedStep, count: int) -> None:
+    def repeat(self, step: FusedStep, count: int) -> int:
         if self._graphs:
             self._graphs.repeat(step, count)
         else:
             for _ in range(count):
                 step.launch()
+        return count
 
     def partial_sums(self, layer: Dense) -> int:
         """One for each block. Raises ValueError for a layer that the kernels cannot do."""

@@ -16,7 +16,7 @@ from helpers import adam_at
 
 from npgan.data.batches import scale_pixels
 from npgan.engines.cuda.device import TILES, passes, tile_of
-from npgan.gan import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
+from npgan.nn.ops import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dropout, DropoutKey
 from npgan.nn.philox import Stream

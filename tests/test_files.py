@@ -1,0 +1,48 @@
+"""Files that appear whole or not at all, on file systems that differ."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from npgan import files
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_folder_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Some file systems have no such thing, and the file is there all the same; a broken disk is an error."""
+    real, path = os.fsync, tmp_path / "file"
+    folder = tmp_path.stat().st_ino
+
+    def fsync(descriptor: int) -> None:
+        if os.fstat(descriptor).st_ino == folder:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)), files.replacing(path) as file:
+            file.write(b"words")
+    else:
+        with files.replacing(path) as file:
+            file.write(b"words")
+    assert path.read_bytes() == b"words"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    real = os.open
+
+    def opened(path: Path, *arguments: int) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(os, "open", opened)
+    with files.replacing(tmp_path / "file") as file:
+        file.write(b"words")
+    assert (tmp_path / "file").read_bytes() == b"words"
