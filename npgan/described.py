@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from npgan.backend import Array, Shape
 from npgan.files import write_tensors
 
 
 class Described:
-    """``repr``, ``summary`` and ``save`` of every ``Layer``, made from what the layer says of itself there."""
+    """What every ``Layer`` can besides its maths: ``repr``, ``summary``, ``save`` and ``astype``."""
 
-    tensors: dict[str, Array]
+    parameters: Array  # (P,)
+    gradients: Array  # (P,)
+    tensors: dict[str, Array]  # views into the parameters by name
+    gradient_tensors: dict[str, Array]  # views into the gradients
 
     def shapes(self) -> dict[str, Shape]:
         raise NotImplementedError
 
     def leaves(self) -> Iterator[Any]:
         raise NotImplementedError
+
+    def bind(self, parameters: Array, gradients: Array) -> None:
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """How many parameters there are."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
+
+    def astype(self, dtype: Any) -> Self:
+        """The same layer or network in another dtype, with parameters of its own."""
+        twin = copy.deepcopy(self)
+        twin.bind(self.parameters.astype(dtype), self.gradients.astype(dtype))
+        return twin
 
     def arguments(self) -> list[Any]:
         """What the layer was made with: those of its attributes that have the names of its arguments."""

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from npgan.backend import Array
+
+
+def whole_numbers(who: str, low: int, *values: object) -> None:
+    """Unless all are integers from ``low`` on."""
+    if not all(
+        isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= low for value in values
+    ):
+        raise ValueError(f"{who}({', '.join(map(repr, values))}): wanted whole numbers from {low} on")
 
 
 def rows_of_floats(who: object, array: Array, rows: int | None = None, width: int | None = None) -> None:
@@ -14,6 +24,12 @@ def rows_of_floats(who: object, array: Array, rows: int | None = None, width: in
         raise ValueError(
             f"{who!r}: got {got}, wanted floats of shape ({rows or 'N'}, {width or 'any'}), at least one row"
         )
+
+
+def finite(who: object, array: Array) -> None:
+    """Unless all numbers are finite."""
+    if not bool(np.isfinite(array).all()):
+        raise ValueError(f"{who!r}: got an input with NaN or infinity, wanted finite numbers")
 
 
 def same_shape(loss: str, output: Array, target: Array) -> None:

@@ -14,42 +14,42 @@ import numpy as np
 from npgan.backend import Array, Backend, array_module
 from npgan.config import TrainConfig
 from npgan.data.batches import scale_pixels
-from npgan.nn import ops, philox
+from npgan.nn import philox
 from npgan.nn.layers import Dense, Dropout, DropoutKey, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
 
+DEFAULTS = TrainConfig()
 IMAGE_PIXELS = 784  # 28 × 28
 DISCRIMINATOR_SITE = 1000  # where the discriminator's initial draws start, past the generator's
 LATENT_D, LATENT_G = 0, 1  # sites of the two noise batches of a step
 PASS_D, PASS_G = 0, 1  # the discriminator's forward passes that may use dropout
 
 
-def generator(latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0) -> Sequential:
-    """Noise (N, Z) → images (N, 784), pixels in (−1, 1)."""
+def generator(config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+    """Noise (N, Z) → images (N, 784), pixels in (−1, 1). The initial weights are drawn from the config's seed."""
+    slope = config.leaky_slope
     layers = [
-        Dense(latent_dim, 256), LeakyReLU(slope),
+        Dense(config.latent_dim, 256), LeakyReLU(slope),
         Dense(256, 512), LeakyReLU(slope),
         Dense(512, 1024), LeakyReLU(slope),
         Dense(1024, IMAGE_PIXELS), Tanh(),
     ]  # fmt: skip
-    return Sequential(layers, dtype, xp, seed)
+    return Sequential(layers, dtype, xp, config.seed)
 
 
-def discriminator(
-    dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0
-) -> Sequential:
-    """Images (N, 784) → the probability that each is real (N, 1).
-
-    With ``logits`` the sigmoid is left off, for the loss on logits.
-    """
+def discriminator(config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+    """Images (N, 784) → the probability that each is real (N, 1) or, for a loss on logits, its logit: no sigmoid then."""
+    slope, dropout = config.leaky_slope, config.dropout
     layers = [
         Dense(IMAGE_PIXELS, 1024), LeakyReLU(slope), Dropout(dropout),
         Dense(1024, 512), LeakyReLU(slope), Dropout(dropout),
         Dense(512, 256), LeakyReLU(slope), Dropout(dropout),
         Dense(256, 1), Sigmoid(),
     ]  # fmt: skip
-    return Sequential(layers[:-1] if logits else layers, dtype, xp, seed, DISCRIMINATOR_SITE)
+    layers = layers[:-1] if config.loss == "bce-logits" else layers
+    return Sequential(layers, dtype, xp, config.seed, DISCRIMINATOR_SITE)
 
 
 @dataclass
@@ -60,7 +60,7 @@ class TrainState:
     discriminator: Sequential
     optimizer_g: Adam
     optimizer_d: Adam
-    step: int  # iterations done
+    step: int = 0  # iterations done
 
 
 class StepMetrics(NamedTuple):
@@ -76,11 +76,9 @@ class StepMetrics(NamedTuple):
 
 def new_state(config: TrainConfig, backend: Backend, dtype: Any = np.float32) -> TrainState:
     """The state before the first iteration: weights drawn from the config's seed, Adam's moments 0."""
-    g = generator(config.latent_dim, config.leaky_slope, dtype, backend.xp, config.seed)
-    logits = config.loss == "bce-logits"
-    d = discriminator(config.dropout, config.leaky_slope, logits, dtype, backend.xp, config.seed)
+    g, d = generator(config, dtype, backend.xp), discriminator(config, dtype, backend.xp)
     settings = config.beta1, config.beta2, config.adam_epsilon
-    return TrainState(g, d, Adam(g, config.lr_g, *settings), Adam(d, config.lr_d, *settings), step=0)
+    return TrainState(g, d, Adam(g, config.lr_g, *settings), Adam(d, config.lr_d, *settings))
 
 
 def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMetrics:
@@ -124,5 +122,5 @@ def noise(state: TrainState, config: TrainConfig, site: int, rows: int) -> Array
     return philox.normal(config.seed, philox.Stream.LATENT, state.step, site, shape, like.dtype, xp)
 
 
-def loss_of(config: TrainConfig) -> ops.Loss:
-    return ops.BinaryCrossEntropyWithLogits() if config.loss == "bce-logits" else ops.BinaryCrossEntropy()
+def loss_of(config: TrainConfig) -> Loss:
+    return BinaryCrossEntropyWithLogits() if config.loss == "bce-logits" else BinaryCrossEntropy()

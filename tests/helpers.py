@@ -61,20 +61,16 @@ def small_networks(widths: tuple[int, int, int]) -> dict[str, Callable[..., Sequ
     """Stand-ins for ``gan.generator`` and ``gan.discriminator`` by name: the same layers, narrower."""
     a, b, c = widths
 
-    def generator(
-        latent_dim: int, slope: float, dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0
-    ) -> Sequential:
-        layers: list[Layer] = [Dense(latent_dim, a), LeakyReLU(slope), Dense(a, b), LeakyReLU(slope)]
-        return Sequential([*layers, Dense(b, c), LeakyReLU(slope), Dense(c, 784), Tanh()], dtype, xp, seed)
+    def generator(config: TrainConfig, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+        slope = config.leaky_slope
+        layers: list[Layer] = [Dense(config.latent_dim, a), LeakyReLU(slope), Dense(a, b), LeakyReLU(slope)]
+        return Sequential([*layers, Dense(b, c), LeakyReLU(slope), Dense(c, 784), Tanh()], dtype, xp, config.seed)
 
-    def discriminator(
-        dropout: float, slope: float, logits: bool = False, dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0
-    ) -> Sequential:
+    def discriminator(config: TrainConfig, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
         layers: list[Layer] = []
         for width, hidden in ((784, c), (c, b), (b, a)):
-            layers += [Dense(width, hidden), LeakyReLU(slope), Dropout(dropout)]
-        return Sequential(
-            [*layers, Dense(a, 1), *([] if logits else [Sigmoid()])], dtype, xp, seed, gan.DISCRIMINATOR_SITE
-        )
+            layers += [Dense(width, hidden), LeakyReLU(config.leaky_slope), Dropout(config.dropout)]
+        layers += [Dense(a, 1)] if config.loss == "bce-logits" else [Dense(a, 1), Sigmoid()]
+        return Sequential(layers, dtype, xp, config.seed, gan.DISCRIMINATOR_SITE)
 
     return {"generator": generator, "discriminator": discriminator}

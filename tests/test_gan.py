@@ -25,15 +25,15 @@ from npgan.gan import (
     train_step,
 )  # fmt: skip
 from npgan.nn.layers import Dense, Dropout, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn.network import Sequential
-from npgan.nn.ops import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn.optim import Adam
 
 _IMAGES = render(200, 1)[0].reshape(200, 784)
 
 
 def test_the_parameter_counts_are_the_tutorials() -> None:
-    g, d = generator(100, 0.2), discriminator(0.3, 0.2)
+    g, d = generator(), discriminator()
     assert (g.parameters.size, d.parameters.size) == (1_486_352, 1_460_225)
     assert [layer.out_features for layer in g.layers if isinstance(layer, Dense)] == [256, 512, 1024, 784]
     assert [layer.out_features for layer in d.layers if isinstance(layer, Dense)] == [1024, 512, 256, 1]
@@ -41,9 +41,9 @@ def test_the_parameter_counts_are_the_tutorials() -> None:
 
 
 def test_the_last_layers_are_as_the_loss_wants_them() -> None:
-    assert isinstance(discriminator(0.3, 0.2).layers[-1], Sigmoid)
-    assert isinstance(discriminator(0.3, 0.2, logits=True).layers[-1], Dense)
-    assert isinstance(generator(100, 0.2).layers[-1], Tanh)
+    assert isinstance(discriminator().layers[-1], Sigmoid)
+    assert isinstance(discriminator(TrainConfig(loss="bce-logits")).layers[-1], Dense)
+    assert isinstance(generator().layers[-1], Tanh)
 
 
 def test_each_step_changes_its_own_network_only(backend: Backend, config: TrainConfig) -> None:

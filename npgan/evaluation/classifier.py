@@ -25,8 +25,8 @@ from npgan.files import replacing
 from npgan.gan import IMAGE_PIXELS
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
+from npgan.nn.losses import SoftmaxCrossEntropy
 from npgan.nn.network import Sequential
-from npgan.nn.ops import SoftmaxCrossEntropy
 from npgan.nn.optim import Adam
 
 CLASSES = 10

@@ -87,6 +87,7 @@ class Result:
     wrong: int  # of elements and directions
     shrunk: int = 0  # central differences that took a smaller step to keep off a kink
     at_kink: int = 0  # elements set apart: too close to a kink for any step
+    largest: float = float("nan")  # of the numeric values' sizes
     problem: str = ""  # what prevented a comparison: an exception, a non-finite value
     hint: Hint = field(default=Hint("", ""))
     where: str = ""  # which layer of a network
@@ -97,8 +98,13 @@ class Result:
         return not self.problem and self.error <= self.tolerance
 
 
-def run_check(check: Check | FormulaCheck, rng: np.random.Generator) -> list[Result]:
-    """One result per tensor and method. An exception in the code under check is a failed result, never a crash."""
+def run_check(
+    check: Check | FormulaCheck, rng: np.random.Generator, function: Callable[..., Any] | None = None
+) -> list[Result]:
+    """One result per tensor and method. An exception in the code under check is a failed result, never a crash.
+
+    ``function`` is what is quoted of a failure, where ``check.op`` does not name it within npgan.
+    """
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
@@ -106,7 +112,7 @@ def run_check(check: Check | FormulaCheck, rng: np.random.Generator) -> list[Res
         except Exception as error:  # the code under check may be a learner's: whatever it raises is a finding
             first_line = (str(error).splitlines() or [""])[0]
             results = [_broken(check, f"raised {type(error).__name__}: {first_line}")]
-    source = None if all(result.passed for result in results) else read_source(resolve(check.op))
+    source = None if all(result.passed for result in results) else read_source(function or resolve(check.op))
     return [result if result.passed else replace(result, source=source) for result in results]
 
 
@@ -239,6 +245,7 @@ def _result(
         wrong=wrong,
         shrunk=probes.shrunk,
         at_kink=probes.at_kink,
+        largest=float(np.max(np.abs(probes.numeric[~apart]), initial=0.0)),
         problem=problem,
         hint=hint,
     )

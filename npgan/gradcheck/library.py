@@ -1,57 +1,89 @@
-"""``check_gradients``: the checks for a function of the reader's own."""
+"""``check_gradients``: the checks for a function, a layer or a network of the reader's own."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from npgan.backend import Array, array_module, to_numpy
-from npgan.gradcheck.check import Check, Result, compare_gradients
+from npgan.gradcheck.check import Check, Result, compare_gradients, run_check
 from npgan.gradcheck.hints import Hint, rows_factors
 from npgan.gradcheck.methods import CENTRAL, COMPLEX, METHODS, Bind, bind_function
+from npgan.gradcheck.networks import alone, backward_checks
 from npgan.gradcheck.report import Report
 from npgan.gradcheck.source import read_source
+from npgan.nn.layers import DropoutKey, Layer
+
+_MANY = 1000  # parameters of a layer, from which on ``_FEW`` elements of a tensor are compared
+_FEW = 50
 
 
 def check_gradients(
-    f: Callable[..., Array],
-    df: Callable[..., Any],
-    inputs: Sequence[Array] | dict[str, Array],
+    f: Layer | Callable[..., Array],
+    df: Callable[..., Any] | Array,
+    inputs: Sequence[Array] | dict[str, Array] | None = None,
     *,
     kinks: Callable[..., Array] | None = None,
     methods: Sequence[str] = METHODS,
     elements: int | None = None,
     directions: int = 2,
-    tolerance: float = 1e-12,
+    tolerance: float | None = None,
     seed: int = 0,
 ) -> Report:
-    """Checks the backward ``df`` of ``f``. Print the report, or ``assert report.passed, report`` in a test.
+    """``check_gradients(layer, x)``, also for a network, or ``check_gradients(f, df, inputs)`` for a function.
 
-    ``f(*inputs)`` returns an array y of any shape; ``df(dy, *inputs)`` returns ∂L/∂input for L = Σ dy·y, with the shape of
-    the input: one array, or a tuple of one per input. dy is drawn from ``seed``. ``inputs`` are float arrays, which are
-    checked in float64; give a dict to name them in the report.
+    Print the report, or ``assert report.passed, report`` in a test.
+
+    Of a **layer** are checked, at the input x (N, I): the dx of ``backward``, the gradients of its tensors, and that
+    ``backward_input`` gives the same dx and leaves the gradients alone. It stays as it is: a copy in float64 is checked, with
+    dropout on, and with newly drawn parameters where no network has bound it yet.
+
+    Of a **function**: ``f(*inputs)`` returns an array y of any shape; ``df(dy, *inputs)`` returns ∂L/∂input for L = Σ dy·y,
+    with the shape of the input: one array, or a tuple of one per input. dy is drawn from ``seed``. ``inputs`` are float
+    arrays, which are checked in float64; give a dict to name them in the report.
 
     - ``kinks(*inputs)``: an array whose zeros are f's kinks (for ``abs(x)``: x), to keep central differences off them.
     - ``methods``: leave COMPLEX out where f does not take complex numbers; branches must look at real parts.
-    - ``elements``: how many of each input to compare, at random; None: all. ``directions``: random ones, besides, that
-      move all inputs at once; with several inputs each has one of its own too.
-    - ``tolerance``: of the complex step's relative error. Central differences are held to 1e-6.
+    - ``elements``: how many of each input to compare, at random; None: all, or 50 where a layer has over 1,000 parameters.
+      ``directions``: random ones, besides, that move all inputs at once; with several inputs each has one of its own too.
+    - ``tolerance``: of the complex step's relative error; None: 1e-12, for a layer 1e-10. Central differences: 1e-6.
+
+    The report notes an input at which a wrong backward need not show: all zeros, or all derivatives 0.
 
     Raises TypeError and ValueError for wrong use: a df that returns nothing or the wrong number of gradients or another
-    shape, inputs that are integers, complex or empty, an f that changes its inputs or cannot take complex numbers.
+    shape; inputs that are integers, complex, empty, NaN or infinite; an f that changes its inputs or cannot take complex
+    numbers; a layer that its input does not fit.
     """
     started = time.perf_counter()
-    if not callable(f) or not callable(df):
-        raise TypeError("check_gradients needs two functions, f(*inputs) and df(dy, *inputs)")
     if not methods or set(methods) - set(METHODS):
         raise ValueError(f"methods must be among {METHODS}, got {tuple(methods)}")
-    arrays = _checked_inputs(inputs)
     rng = np.random.default_rng(seed)
+    if isinstance(f, Layer):
+        if inputs is not None or kinks is not None:
+            raise TypeError("a layer is checked by check_gradients(layer, x): it has its backward itself")
+        arrays = _checked_inputs({"x": df})
+        subject, key = alone(f, array_module(arrays["x"])), DropoutKey(seed, 0, 0)
+        _checked_output(lambda x: subject.forward(x, key)[0], arrays)
+        if COMPLEX in methods:
+            _check_takes_complex(lambda x: subject.astype(np.complex128).forward(x, key)[0], arrays)
+        few = _FEW if elements is None and subject.size > _MANY else elements
+        options = {
+            "methods": methods,
+            "elements": few,
+            "directions": directions,
+            "factors": rows_factors(len(arrays["x"])),
+        }
+        checks = backward_checks("user", "", subject, arrays["x"], key, rng, tolerance or 1e-10, **options)
+        results = [result for check in checks for result in run_check(check, rng, type(f).backward)]
+        return Report(results, seed, "", time.perf_counter() - started, list(_notes(arrays, results)))
+    if not callable(f) or not callable(df):
+        raise TypeError("check_gradients needs two functions, f(*inputs) and df(dy, *inputs), or a layer and its input")
+    arrays = _checked_inputs([] if inputs is None else inputs)
     y = _checked_output(f, arrays)
     dy = array_module(y).asarray(rng.normal(size=y.shape))
     gradients = _checked_gradients(df, dy, arrays)
@@ -63,16 +95,27 @@ def check_gradients(
 
     name = getattr(df, "__qualname__", type(df).__name__)
     rows = y.shape[0] if y.ndim else next(iter(arrays.values())).size
-    check = Check(
-        "user", name, prepare, "", tolerance, methods, elements, directions, rows_factors(rows) if rows > 1 else ()
-    )
+    factors = rows_factors(rows) if rows > 1 else ()
+    check = Check("user", name, prepare, "", tolerance or 1e-12, methods, elements, directions, factors)
     with np.errstate(all="ignore"):
         results = compare_gradients(check, rng)
     results = _mark_unsafe_for_complex(results)
     if not all(result.passed for result in results):
         source = read_source(df)
         results = [result if result.passed else replace(result, source=source) for result in results]
-    return Report(results, seed, seconds=time.perf_counter() - started)
+    return Report(results, seed, "", time.perf_counter() - started, list(_notes(arrays, results)))
+
+
+def _notes(arrays: dict[str, Array], results: list[Result]) -> Iterator[str]:
+    """Where a wrong backward need not show, although everything is compared."""
+    for name, array in arrays.items():
+        first = array.reshape(-1)[0]
+        if array.size > 1 and bool((array == first).all()):
+            yield f"{name} is {float(first):g} everywhere: a wrong backward need not show there, take random numbers"
+    for name in dict.fromkeys(result.tensor for result in results):
+        found = [result for result in results if result.tensor == name and result.method in METHODS]
+        if found and all(result.passed and result.largest == 0.0 for result in found):
+            yield f"all derivatives that were compared in {name} are 0: a wrong backward need not show, take another input"
 
 
 def _checked_inputs(inputs: Sequence[Array] | dict[str, Array]) -> dict[str, Array]:
@@ -89,6 +132,8 @@ def _checked_inputs(inputs: Sequence[Array] | dict[str, Array]) -> dict[str, Arr
             raise TypeError(f"{name} is {array.dtype}: derivatives are checked in float64, use {name}.astype(float)")
         if array.size == 0:
             raise ValueError(f"{name} has no elements: shape {array.shape}")
+        if not bool(np.isfinite(array).all()):
+            raise ValueError(f"{name} holds NaN or infinity: there are no derivatives to compare")
         arrays[name] = array_module(array).asarray(array, dtype=np.float64).copy()
     return arrays
 

@@ -13,7 +13,7 @@ from npgan.gradcheck.check import Check, FormulaCheck
 from npgan.gradcheck.hints import Factor, Hint, rows_factors
 from npgan.gradcheck.methods import Bind, bind_function
 from npgan.gradcheck.networks import RATE, SLOPE, alone, backward_checks, random_key, randomized
-from npgan.nn import ops
+from npgan.nn import losses, ops
 from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Maxout, ReLU, Sigmoid, Softmax, Tanh
 
 Function = Callable[..., Any]
@@ -166,15 +166,15 @@ def loss_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
     """The losses for one output, with the targets of training: ones, zeros and a smoothed one."""
     target = xp.asarray(np.array([1.0, 0.0, 1.0, 0.0, 0.9, 1.0, 0.0]).reshape(N, 1))
     cases = (
-        (ops.BinaryCrossEntropy, xp.asarray(rng.uniform(0.05, 0.95, (N, 1)))),
-        (ops.BinaryCrossEntropyWithLogits, xp.asarray(3.0 * rng.normal(size=(N, 1)))),
-        (ops.MeanSquaredError, xp.asarray(rng.normal(size=(N, 1)))),
+        (losses.BinaryCrossEntropy, xp.asarray(rng.uniform(0.05, 0.95, (N, 1)))),
+        (losses.BinaryCrossEntropyWithLogits, xp.asarray(3.0 * rng.normal(size=(N, 1)))),
+        (losses.MeanSquaredError, xp.asarray(rng.normal(size=(N, 1)))),
     )
     for make, output in cases:
 
-        def prepare(make: Callable[[], ops.Loss] = make, output: Array = output) -> tuple[dict[str, Array], Bind]:
+        def prepare(make: Callable[[], losses.Loss] = make, output: Array = output) -> tuple[dict[str, Array], Bind]:
             loss, one = make(), xp.asarray(1.0)
             gradients = {"output": loss.backward(output, target)}
             return gradients, bind_function(lambda p: loss.forward(p, target), {"output": output}, one)
 
-        yield Check("loss", f"nn.ops.{make.__name__}", prepare, factors=rows_factors(N))
+        yield Check("loss", f"nn.losses.{make.__name__}", prepare, factors=rows_factors(N))

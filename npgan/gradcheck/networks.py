@@ -51,14 +51,13 @@ def small_pair(
 
 def real_pair(xp: ModuleType) -> Pair:
     """The tutorial's two networks."""
-    g = gan.generator(TrainConfig().latent_dim, SLOPE, np.float64, xp)
-    return Pair(g, gan.discriminator(RATE, SLOPE, dtype=np.float64, xp=xp))
+    return Pair(gan.generator(dtype=np.float64, xp=xp), gan.discriminator(dtype=np.float64, xp=xp))
 
 
 def network_checks(rng: np.random.Generator, xp: ModuleType, real: bool) -> Iterator[Check | FormulaCheck]:
     """``Sequential`` on small networks, one of them in another, and, with ``real``, on the tutorial's."""
     small = small_pair(xp, logits=False)
-    inner = Sequential([Dense(4, 6), Maxout(2)])
+    inner = Sequential([Dense(4, 6), LeakyReLU(SLOPE), Maxout(2)])
     nested = Sequential([inner, Dropout(RATE), Dense(3, 2), Softmax()], np.float64, xp)
     cases = [
         ("small generator", small.generator, (5, 3)),

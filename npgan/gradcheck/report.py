@@ -43,6 +43,7 @@ class Report:
     seed: int
     device: str = ""
     seconds: float = 0.0
+    notes: Sequence[str] = ()  # why a wrong backward may have passed
 
     @property
     def passed(self) -> bool:
@@ -71,6 +72,7 @@ class Report:
             "seed": self.seed,
             "device": self.device,
             "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
             "culprits": sorted({result.op for result in self.culprits}) if self.failures else [],
             "results": [_as_dict(result) for result in self.results],
         }
@@ -187,6 +189,8 @@ def _verdict(report: Report) -> Text:
 
     results, failures = report.results, report.failures
     text = Text()
+    for note in report.notes:
+        text.append(f"Note: {note}.\n", "yellow")
     kinks = [result for result in results if result.shrunk or result.at_kink]
     if kinks:
         shrunk, apart = sum(r.shrunk for r in kinks), sum(r.at_kink for r in kinks)

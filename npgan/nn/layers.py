@@ -11,10 +11,9 @@ several forwards under way: D sees two batches in a step. A layer's tensors and 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +21,8 @@ from npgan import expect
 from npgan.backend import Array, Shape, array_module
 from npgan.described import Described
 from npgan.nn import ops, philox
+
+SITES = 16  # so many layers of a network may draw
 
 
 class DropoutKey(NamedTuple):
@@ -39,10 +40,6 @@ class Layer(Described):
     in ``backward``; one without needs ``forward`` and ``backward`` only.
     """
 
-    parameters: Array  # (P,), and of the same shape
-    gradients: Array
-    tensors: dict[str, Array]  # views into them by name
-    gradient_tensors: dict[str, Array]
     site: int | None = None  # a layer that draws in ``forward`` starts at 0 here, and its network numbers it
     placed = False  # in a network: a layer with tensors or a site has one place
 
@@ -52,11 +49,6 @@ class Layer(Described):
     def leaves(self) -> Iterator[Layer]:
         """The layer itself; of a network its layers, one by one."""
         yield self
-
-    @property
-    def size(self) -> int:
-        """How many parameters the layer has."""
-        return sum(math.prod(shape) for shape in self.shapes().values())
 
     def bind(self, parameters: Array, gradients: Array) -> None:
         """Makes the layer's tensors, such as ``weight`` and ``dweight``, views of two flat vectors of its size."""
@@ -68,12 +60,6 @@ class Layer(Described):
             self.gradient_tensors[name] = gradients[start:stop].reshape(shape)
             setattr(self, name, self.tensors[name])
             setattr(self, f"d{name}", self.gradient_tensors[name])
-
-    def astype(self, dtype: Any) -> Self:
-        """The same layer or network in another dtype, with parameters of its own."""
-        twin = copy.deepcopy(self)
-        twin.bind(self.parameters.astype(dtype), self.gradients.astype(dtype))
-        return twin
 
     def initialize(self, seed: int, site: int) -> None:
         """Fills the layer's tensors. ``site`` tells this draw apart from those of other layers."""
@@ -109,8 +95,7 @@ class Dense(Layer):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         """Raises ValueError for widths below 1."""
-        if not min(in_features, out_features) >= 1:
-            raise ValueError(f"Dense({in_features}, {out_features}): both widths must be at least 1")
+        expect.whole_numbers("Dense", 1, in_features, out_features)
         self.in_features = in_features
         self.out_features = out_features
 
@@ -161,7 +146,7 @@ class LeakyReLU(Layer):
 class Dropout(Layer):
     """Sets each element to 0 with probability ``rate`` and scales the others by 1/(1 − rate); off without a key."""
 
-    site: int = 0  # below 16
+    site: int = 0
 
     def __init__(self, rate: float = 0.5) -> None:
         """Raises ValueError unless 0 ≤ rate < 1."""
@@ -173,7 +158,7 @@ class Dropout(Layer):
 
     def draw_site(self, forward_pass: int) -> int:
         """Tells apart the masks of one step: those of its passes, and of a network's dropout layers."""
-        return 16 * forward_pass + self.site
+        return SITES * forward_pass + self.site
 
     def mask(self, x: Array, key: DropoutKey) -> Array:
         """1/(1 − rate) where an element is kept, else 0. Shapes: as x (N, O). The rate is met to within 2⁻¹⁷."""
@@ -226,8 +211,7 @@ class Maxout(Layer):
 
     def __init__(self, pieces: int) -> None:
         """Raises ValueError for fewer than 2 pieces."""
-        if not pieces >= 2:
-            raise ValueError(f"Maxout({pieces}): the largest of how many? At least 2")
+        expect.whole_numbers("Maxout", 2, pieces)
         self.pieces = pieces
 
     def output_width(self, width: int | None) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from npgan import expect
 from npgan.backend import Array, Shape
-from npgan.nn.layers import DropoutKey, Layer
+from npgan.nn.layers import SITES, DropoutKey, Layer
 
 
 class Sequential(Layer):
@@ -39,7 +39,10 @@ class Sequential(Layer):
                     f"layer {index}, {type(layer).__name__}, stands in a network already: make one for each place"
                 )
             layer.placed = True
-        for number, layer in enumerate(layer for layer in self.leaves() if layer.site is not None):
+        drawing = [layer for layer in self.leaves() if layer.site is not None]
+        if len(drawing) > SITES:
+            raise ValueError(f"a network has at most {SITES} dropout layers, got {len(drawing)}")
+        for number, layer in enumerate(drawing):
             layer.site = number
         trained = [
             (layer, layer.parameters) for layer in self.layers if isinstance(layer, Sequential) and layer.trained()
@@ -85,10 +88,8 @@ class Sequential(Layer):
 
     def __call__(self, x: Array) -> Array:
         """The output alone, without dropout. Shapes: x (N, I) → y (N, O). Raises ValueError for NaN and infinity."""
-        y, _ = self.forward(x)
-        if not bool(np.isfinite(x).all()):
-            raise ValueError(f"{next(self.leaves())!r}: got an input with NaN or infinity, wanted finite numbers")
-        return y
+        expect.finite(next(self.leaves()), x)
+        return self.forward(x)[0]
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, list[Any]]:
         """Shapes: x (N, I) → y (N, O), and one cache per layer for ``backward``. Dropout is off without a key."""
@@ -101,7 +102,6 @@ class Sequential(Layer):
 
     def backward(self, dy: Array, caches: Sequence[Any]) -> Array:
         """The chain rule, last layer first. Shapes: dy (N, O) → dx (N, I), and ``gradients`` (P,)."""
-        expect.rows_of_floats([*self.leaves()][-1], dy, width=self.output_width(None))
         for layer, cache in zip(reversed(self.layers), reversed(caches), strict=True):
             dy = layer.backward(dy, cache)
         return dy

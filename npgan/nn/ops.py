@@ -14,12 +14,8 @@ Every weight is (I, O), so a layer reads ``x @ weight + bias``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 
-from npgan import expect
 from npgan.backend import Array
 
 BCE_EPSILON = 1.1920929e-07  # float32's machine epsilon, the tutorial's guard against log 0
@@ -133,7 +129,6 @@ def binary_cross_entropy_forward(p: Array, target: Array, epsilon: float = BCE_E
 
     ε keeps the loss finite where a sigmoid has rounded to 0 or 1: at most −log ε ≈ 15.9. As Flux 0.12 defines it.
     """
-    expect.same_shape("binary cross entropy", p, target)
     return -np.mean(target * np.log(p + epsilon) + (1.0 - target) * np.log(1.0 - p + epsilon))
 
 
@@ -142,7 +137,6 @@ def binary_cross_entropy_backward(p: Array, target: Array, epsilon: float = BCE_
 
     Each logarithm differentiates to one over its argument; the mean over N rows gives the 1/N.
     """
-    expect.same_shape("binary cross entropy", p, target)
     return ((1.0 - target) / (1.0 - p + epsilon) - target / (p + epsilon)) / p.shape[0]
 
 
@@ -152,7 +146,6 @@ def binary_cross_entropy_with_logits_forward(z: Array, target: Array) -> Array:
     This is the loss above for p = σ(z) and ε = 0, rearranged so that nothing overflows and nothing needs an ε:
     −t·log σ(z) − (1 − t)·log σ(−z) = log(1 + e⁻ᶻ) + (1 − t)·z. |·| and max go by the real part.
     """
-    expect.same_shape("binary cross entropy with logits", z, target)
     positive = z.real > 0
     softplus_of_minus_abs = np.log1p(np.exp(np.where(positive, -z, z)))
     return np.mean(np.where(positive, z, 0.0) - target * z + softplus_of_minus_abs)
@@ -164,13 +157,11 @@ def binary_cross_entropy_with_logits_backward(z: Array, target: Array) -> Array:
     d/dz log(1 + e⁻ᶻ) = −σ(−z) = σ(z) − 1, plus (1 − t). Where the loss on probabilities meets its ε the two differ: with
     t = 1 and z → −∞ this gradient goes to −1/N, while dp·p·(1 − p) above goes to 0 as p falls below ε and learning stops.
     """
-    expect.same_shape("binary cross entropy with logits", z, target)
     return (sigmoid_forward(z) - target) / z.shape[0]
 
 
 def mean_squared_error_forward(y: Array, target: Array) -> Array:
     """L = mean over all elements of (y − t)². Shapes: y, target (N, O) → L ()."""
-    expect.same_shape("mean squared error", y, target)
     return np.mean((y - target) ** 2)
 
 
@@ -179,7 +170,6 @@ def mean_squared_error_backward(y: Array, target: Array) -> Array:
 
     The square's derivative is 2·(y − t); the mean over N·O elements gives the rest.
     """
-    expect.same_shape("mean squared error", y, target)
     return 2.0 * (y - target) / y.size
 
 
@@ -202,7 +192,6 @@ def softmax_cross_entropy_forward(z: Array, label: Array) -> Array:
 
     This is −log softmax(z) at the label, with the logarithm taken before anything can round to 0.
     """
-    expect.labels("softmax cross entropy", z, label)
     shifted = z - z.real.max(axis=1, keepdims=True)
     at_label = np.take_along_axis(shifted, label[:, None], axis=1)[:, 0]
     return np.mean(np.log(np.exp(shifted).sum(axis=1)) - at_label)
@@ -213,31 +202,5 @@ def softmax_cross_entropy_backward(z: Array, label: Array) -> Array:
 
     d/dz_k log Σ_j e^z_j = e^z_k / Σ_j e^z_j = softmax(z)_k; the label's own z is subtracted once.
     """
-    expect.labels("softmax cross entropy", z, label)
     classes = np.arange(z.shape[1], dtype=label.dtype, like=label)
     return (softmax_forward(z) - (classes == label[:, None])) / z.shape[0]
-
-
-class Loss(NamedTuple):
-    """A loss as a pair of the functions above; their arguments are a network's output and the target."""
-
-    forward: Callable[[Array, Array], Array]  # → L ()
-    backward: Callable[[Array, Array], Array]  # → ∂L/∂output
-    probability: Callable[[Array], Array] = lambda output: output  # what an output says of "real", or of each class
-
-
-def BinaryCrossEntropy() -> Loss:
-    return Loss(binary_cross_entropy_forward, binary_cross_entropy_backward)
-
-
-def BinaryCrossEntropyWithLogits() -> Loss:
-    forward, backward = binary_cross_entropy_with_logits_forward, binary_cross_entropy_with_logits_backward
-    return Loss(forward, backward, sigmoid_forward)
-
-
-def SoftmaxCrossEntropy() -> Loss:
-    return Loss(softmax_cross_entropy_forward, softmax_cross_entropy_backward, softmax_forward)
-
-
-def MeanSquaredError() -> Loss:
-    return Loss(mean_squared_error_forward, mean_squared_error_backward)

@@ -16,7 +16,7 @@ from npgan.engines.base import FusedEngine, ReferenceEngine
 from npgan.engines.reference import ReferenceKernels
 from npgan.engines.schedule import unsupported
 from npgan.gan import TrainState, new_state
-from npgan.nn.layers import Dense, Dropout, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Sigmoid, Tanh
 from npgan.nn.network import Sequential
 
 _IMAGES = render(150, 3)[0].reshape(150, 784)  # batches of 32, the last of 22: five iterations an epoch
@@ -69,16 +69,17 @@ def test_every_tensor_of_an_iteration_is_told_in_order(backend: Backend) -> None
     assert order.index("gradient of 0.weight") < order.index("output of layer 0 (Dense) (G step)")
 
 
-_D = [Dense(784, 8), LeakyReLU(0.2), Dropout(0.3), Dense(8, 1), Sigmoid()]
+def _d() -> list[Layer]:
+    return [Dense(784, 8), LeakyReLU(0.2), Dropout(0.3), Dense(8, 1), Sigmoid()]
 
 
 @pytest.mark.parametrize(
     ("g", "d", "told"),
     [
-        ([Dense(4, 784), Tanh()], _D, None),
+        ([Dense(4, 784), Tanh()], _d(), None),
         ([Dense(4, 784), Tanh()], [Dense(784, 1), Sigmoid()], "tutorial's layers"),
         ([Dense(4, 784), Tanh()], [Dense(784, 8), LeakyReLU(0.2), Dropout(0.3), Dense(8, 1)], "tutorial's layers"),  # bce
-        ([Dense(4, 8), LeakyReLU(0.1), Dense(8, 784), Tanh()], _D, "one slope"),
+        ([Dense(4, 8), LeakyReLU(0.1), Dense(8, 784), Tanh()], _d(), "one slope"),
         ([Dense(4, 8), Tanh(), Dense(8, 784), Tanh()], [Dense(784, 1), Sigmoid()], "tutorial's layers"),
         ([Dense(4, 784), Tanh()], [Dense(784, 8), LeakyReLU(0.2), Dense(8, 1), Sigmoid()], "tutorial's layers"),
     ],

@@ -119,8 +119,7 @@ def test_the_classifiers_gradient_by_finite_differences(backend: Backend) -> Non
     """The whole network with dropout on, along random directions, in float64."""
     recipe = Recipe(widths=(20, 15, 12))
     net = Classifier(recipe, backend).network
-    twin = type(net)(net.layers, np.float64)
-    twin.initialize(0)
+    twin = net.astype(np.float64)
     x, label, key = _RNG.standard_normal((8, 784)), _RNG.integers(0, 10, 8), DropoutKey(0, 3, 0)
     logits, caches = twin.forward(x, key)
     twin.backward(ops.softmax_cross_entropy_backward(logits, label), caches)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from npgan.gradcheck import CENTRAL, COMPLEX, check_gradients
 from npgan.gradcheck.hints import JUNK, find_hint, locate, rows_factors
 from npgan.gradcheck.methods import random_direction
+from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
+from npgan.nn.network import Sequential
 
 Array = Any
 
@@ -228,3 +232,117 @@ def test_the_layer_to_look_at(wrong: list[str], expected: str) -> None:
     names = [f"{layer}.{tensor}" for layer in (0, 2, 4) for tensor in ("weight", "bias")]
     where = locate({"x": True} | {name: name in wrong for name in names})
     assert where.startswith(expected) and bool(where) == bool(expected)
+
+
+# --- layers and networks
+
+
+class _Square(Layer):
+    """y = gain·x²."""
+
+    gain: Array
+    dgain: Array
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"gain": (self.width,)}
+
+    def initialize(self, seed: int, site: int) -> None:
+        self.gain[...] = 1.5
+
+    def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, tuple[Array]]:
+        return self.gain * x**2, (x,)
+
+    def backward(self, dy: Array, cache: tuple[Array]) -> Array:
+        self.dgain[...] = (dy * cache[0] ** 2).sum(axis=0)
+        return 2.0 * dy * self.gain * cache[0]
+
+
+def _normal(*shape: int) -> Array:
+    return np.random.default_rng(0).normal(size=shape)
+
+
+def test_a_network_with_dropout_and_a_nested_one_is_checked_and_left_as_it_is() -> None:
+    net = Sequential([Dense(3, 8), LeakyReLU(), Dropout(0.3), Sequential([_Square(8), Dense(8, 2)])], seed=4)
+    net.gradients[:] = 3.0
+    before = net.parameters.copy()
+    report = check_gradients(net, _normal(5, 3).astype(np.float32))
+    assert report.passed, report
+    assert {"x", "0.weight", "3.0.gain", "3.1.bias", "gradients"} <= {result.tensor for result in report.results}
+    np.testing.assert_array_equal(net.parameters, before)
+    assert (net.gradients == 3.0).all() and net.parameters.dtype == np.float32
+
+
+def test_a_layer_is_checked_without_a_network() -> None:
+    layer = _Square(3)
+    assert check_gradients(layer, _normal(4, 3)).passed
+    assert not hasattr(layer, "gain")
+    assert check_gradients(Dense(3, 2), _normal(4, 3)).passed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "tensor"),
+    [
+        ("(dy * cache[0] ** 2).sum(axis=0)", "dy.sum(axis=0)", "gain"),
+        ("2.0 * dy * self.gain * cache[0]", "dy * self.gain * cache[0]", "x"),
+        ("self.dgain[...] = ", "_ = ", "gain"),
+        ("self.dgain[...] = ", "self.dgain[...] += ", "gain"),
+    ],
+)
+def test_a_wrong_layer_is_found_and_quoted(old: str, new: str, tensor: str) -> None:
+    names = dict(globals())
+    text = textwrap.dedent(inspect.getsource(_Square)).replace(old, new)
+    exec(compile(text, __file__, "exec"), names)
+    report = check_gradients(names["_Square"](3), _normal(4, 3))
+    assert {result.tensor for result in report.failures} - {"all parameters"} == {tensor}
+    assert "_Square.backward" in str(report)
+
+
+def test_a_backward_input_that_touches_the_gradients_is_found() -> None:
+    class Greedy(_Square):
+        def backward(self, dy: Array, cache: tuple[Array]) -> Array:
+            return super().backward(dy, cache)
+
+        def backward_input(self, dy: Array, cache: tuple[Array]) -> Array:
+            return self.backward(dy, cache)
+
+    report = check_gradients(Greedy(3), _normal(4, 3))
+    assert {result.tensor for result in report.failures} == {"gradients"}
+
+
+def test_a_large_network_is_sampled() -> None:
+    report = check_gradients(Sequential([Dense(40, 60), Dense(60, 1)]), _normal(3, 40))
+    assert report.passed
+    assert max(result.elements for result in report.results if result.tensor == "0.weight") == 50
+    exact = check_gradients(Sequential([Dense(4, 6)]), _normal(3, 4), elements=5)
+    assert max(result.elements for result in exact.results if result.method == COMPLEX) == 5
+
+
+def test_inputs_that_are_refused() -> None:
+    net = Sequential([Dense(3, 2)])
+    for x, error, told in (
+        (np.ones((2, 3), int), TypeError, "x is int64"),
+        (np.full((2, 3), np.nan), ValueError, "x holds NaN or infinity"),
+        (np.ones((0, 3)), ValueError, "x has no elements"),
+        (_normal(2, 4), ValueError, r"Dense\(3, 2\): got float64 of shape \(2, 4\), wanted floats of shape \(N, 3\)"),
+    ):
+        with pytest.raises(error, match=told):
+            check_gradients(net, x)
+    with pytest.raises(TypeError, match=r"check_gradients\(layer, x\)"):
+        check_gradients(net, _normal(2, 3), [_normal(2, 3)])
+    with pytest.raises(ValueError, match="x holds NaN"):
+        check_gradients(np.tanh, lambda dy, x: dy, {"x": np.array([1.0, np.inf])})
+
+
+def test_an_input_at_which_a_wrong_backward_need_not_show_is_noted() -> None:
+    def wrong(dy: Array, x: Array) -> Array:
+        return dy  # of tanh: right at 0 only
+
+    report = check_gradients(np.tanh, wrong, {"x": np.zeros(5)})
+    assert report.passed and "x is 0 everywhere" in str(report) and report.to_dict()["notes"]
+    dead = check_gradients(lambda x: np.maximum(x, 0.0), lambda dy, x: 0.0 * dy, {"x": -np.abs(_normal(6)) - 1.0})
+    assert dead.passed and "all derivatives that were compared in x are 0" in str(dead)
+    assert not check_gradients(np.tanh, lambda dy, x: dy / np.cosh(x) ** 2, {"x": _normal(6)}).notes
+    assert not check_gradients(Dropout(0.9), _normal(6, 6)).notes

@@ -27,7 +27,7 @@ from npgan.gradcheck.gallery import BUGS, Bug, difference, find_planted, planted
 from npgan.gradcheck.methods import CENTRAL, COMPLEX
 from npgan.gradcheck.report import Report, print_report
 from npgan.gradcheck.suite import LEVELS, run_levels
-from npgan.nn import layers, network, ops
+from npgan.nn import layers, losses, network, ops
 from npgan.nn.layers import Dense
 
 NUMPY = backend.select("numpy")
@@ -62,10 +62,10 @@ def test_the_default_run_covers_everything_and_passes(capsys: pytest.CaptureFixt
             if kind.__module__ == module.__name__ and name != "Layer":
                 own = [method for method in vars(kind) if method.startswith("backward")]
                 assert {f"{module.__name__.removeprefix('npgan.')}.{name}.{method}" for method in own} <= names
-    losses = {
-        f"nn.ops.{name}" for name, each in vars(ops).items() if inspect.isfunction(each) and name[0].isupper()
-    } - {"nn.ops.NamedTuple"}
-    assert len(losses) == 4 and losses - {"nn.ops.SoftmaxCrossEntropy"} <= names  # its target is labels: level "op"
+    pairs = {
+        f"nn.losses.{name}" for name, each in vars(losses).items() if inspect.isfunction(each) and name[0].isupper()
+    }
+    assert len(pairs) == 4 and pairs - {"nn.losses.SoftmaxCrossEntropy"} <= names  # its target is labels: level "op"
     assert {"nn.optim.Adam.update", "gan.train_step", "engines.schedule.FusedStep.launch"} <= names
 
     real = [r for r in results if r["op"] == "gan.train_step" and "real" in r["case"] and r["method"] == COMPLEX]

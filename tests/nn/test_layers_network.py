@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from npgan.backend import Array
 from npgan.gan import discriminator
-from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Tanh
+from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Maxout, ReLU, Sigmoid, Softmax, Tanh
 from npgan.nn.network import Sequential
 
 _KEY = DropoutKey(seed=3, step=4, forward_pass=0)
@@ -22,8 +23,7 @@ def _small(dtype: Any = np.float64) -> Sequential:
 
 
 def test_glorot_uniform_weights_and_zero_biases() -> None:
-    net = discriminator(0.3, 0.2)
-    net.initialize(0)
+    net = discriminator()
     for name, tensor in net.tensors.items():
         if name.endswith("bias"):
             assert not tensor.any()
@@ -106,6 +106,169 @@ def test_every_layer_with_tensors_is_bound_and_initialized() -> None:
     assert (net.gradients == 7.0).all()
     net.backward(dy, caches)
     np.testing.assert_array_equal(net.gradients, gradients)
+
+
+def test_a_layer_that_does_not_initialize_its_tensors_is_refused() -> None:
+    class Still(_Scale):
+        initialize = Layer.initialize
+
+    with pytest.raises(NotImplementedError, match=r"Still\(2\) has tensors and no initialize"):
+        Sequential([Still(2)])
+
+
+def test_backward_input_of_a_layer_that_has_only_backward_leaves_its_gradients_alone() -> None:
+    class Short(_Scale):
+        backward_input = Layer.backward_input
+
+        def backward(self, dy: Array, cache: tuple[Array, str]) -> Array:
+            self.dscale[...] = np.sum(dy * cache[0], axis=0)
+            return dy * self.scale
+
+    net = Sequential([Short(3)], np.float64)
+    y, caches = net.forward(np.ones((2, 3)))
+    net.gradients[:] = 7.0
+    dx = net.backward_input(np.ones_like(y), caches)
+    assert (net.gradients == 7.0).all()
+    np.testing.assert_array_equal(net.backward(np.ones_like(y), caches), dx)
+    assert (net.gradients == 2.0).all()
+
+
+# --- networks in networks
+
+
+def test_a_network_in_a_network_is_bound_drawn_and_numbered_with_it() -> None:
+    inner = [Sequential([Dense(4, 4), Dropout(0.5)]) for _ in range(2)]
+    np.testing.assert_array_equal(inner[0].parameters, inner[1].parameters)  # both of seed 0
+    net = Sequential([*inner, Dense(4, 1)], np.float64, seed=3)
+    assert list(net.tensors) == ["0.0.weight", "0.0.bias", "1.0.weight", "1.0.bias", "2.weight", "2.bias"]
+    assert not np.array_equal(net.tensors["0.0.weight"], net.tensors["1.0.weight"])
+    assert [layer.site for layer in net.leaves() if isinstance(layer, Dropout)] == [0, 1]
+    net.parameters[:] = np.arange(net.size)
+    np.testing.assert_array_equal(np.concatenate([each.parameters for each in net.layers]), net.parameters)
+    assert inner[1].layers[0].weight.dtype == np.float64  # type: ignore[attr-defined]
+
+
+def test_a_trained_network_keeps_its_parameters_in_another_one() -> None:
+    inner = Sequential([Dense(4, 3)])
+    inner.parameters += 0.5
+    trained = inner.parameters.copy()
+    net = Sequential([inner, Dense(3, 2)], np.float64, seed=9)
+    np.testing.assert_array_equal(inner.parameters, trained)
+    assert np.shares_memory(inner.parameters, net.parameters)
+
+
+def test_a_layer_has_one_place() -> None:
+    dense, dropout, relu = Dense(3, 3), Dropout(0.5), ReLU()
+    net = Sequential([dense, relu, dropout, relu], seed=1)
+    before = net.parameters.copy()
+    for again in ([dense], [dropout], [net.layers[0]], [Dense(3, 3), dropout]):
+        with pytest.raises(ValueError, match="stands in a network already"):
+            Sequential(again)
+    with pytest.raises(ValueError, match="layer 1, Dense, stands in a network already"):
+        Sequential([other := Dense(2, 2), other])
+    inner = Sequential([Dense(2, 2)])
+    Sequential([inner])
+    with pytest.raises(ValueError, match="layer 0, Sequential, stands in a network already"):
+        Sequential([inner])
+    np.testing.assert_array_equal(net.parameters, before)
+    assert np.shares_memory(dense.weight, net.parameters)
+
+
+def test_more_dropout_layers_than_their_masks_can_be_told_apart_are_refused() -> None:
+    Sequential([Dropout(0.5) for _ in range(16)])
+    with pytest.raises(ValueError, match="at most 16 dropout layers, got 17"):
+        Sequential([Sequential([Dropout(0.5) for _ in range(16)]), Dropout(0.5)])
+
+
+def test_a_copy_in_another_dtype_has_parameters_of_its_own() -> None:
+    net = _small(np.float32)
+    twin = net.astype(np.float64)
+    assert twin.layers[0].weight.dtype == np.float64  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(twin.parameters, net.parameters.astype(np.float64))
+    twin.parameters += 1.0
+    assert not np.array_equal(twin.parameters, net.parameters)
+    np.testing.assert_array_equal(net(np.ones((2, 6), np.float32)), _small(np.float32)(np.ones((2, 6), np.float32)))
+
+
+# --- what is refused, in one line that names who, got and wanted
+
+
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        (np.ones((3, 5)), "got float64 of shape (3, 5), wanted floats of shape (N, 6)"),
+        (np.ones((3, 6), int), "got int64 of shape (3, 6), wanted floats"),
+        (np.ones((3, 6), bool), "got bool of shape (3, 6), wanted floats"),
+        (np.ones((0, 6)), "got float64 of shape (0, 6), wanted floats of shape (N, any), at least one row"),
+        (np.ones(6), "got float64 of shape (6,)"),
+        ([[1.0] * 6], "got list, wanted floats"),
+        (np.full((3, 6), np.nan), "got an input with NaN or infinity"),
+        (np.full((3, 6), -np.inf), "got an input with NaN or infinity"),
+    ],
+)
+def test_inputs_that_do_not_fit(x: Any, got: str) -> None:
+    net = Sequential([Sequential([Dense(6, 2)]), Tanh()])
+    with pytest.raises(ValueError, match=r"^Dense\(6, 2\): " + re.escape(got)):
+        net(x)
+
+
+def test_gradients_that_do_not_fit() -> None:
+    net = _small()
+    _, caches = net.forward(np.ones((3, 6)))
+    with pytest.raises(
+        ValueError, match=r"Dense\(8, 5\): got float64 of shape \(3, 3\), wanted floats of shape \(3, 5\)"
+    ):
+        net.layers[3].backward(np.ones((3, 3)), caches[3])
+    with pytest.raises(
+        ValueError, match=r"Dense\(8, 5\): got float64 of shape \(2, 5\), wanted floats of shape \(3, 5\)"
+    ):
+        net.layers[3].backward(np.ones((2, 5)), caches[3])
+
+
+def test_dropout_refuses_integers() -> None:
+    """Its 1/(1 − p) would round to 1."""
+    with pytest.raises(ValueError, match=r"Dropout\(0.3\): got int64"):
+        Dropout(0.3).forward(np.ones((2, 2), int), _KEY)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Dense(0, 3), lambda: Dense(3, -1), lambda: Dense(2.5, 3), lambda: Dense(True, 3), lambda: Dense("2", 3),
+        lambda: LeakyReLU(float("nan")), lambda: LeakyReLU(1.0), lambda: LeakyReLU(-0.1),
+        lambda: Dropout(1.0), lambda: Dropout(float("nan")), lambda: Dropout(-0.1),
+        lambda: Maxout(1), lambda: Maxout(2.0), lambda: Sequential([Dense(2, 5), Maxout(2)]),
+    ],
+)  # fmt: skip
+def test_layers_that_cannot_be_meant(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"(Dense|LeakyReLU|Dropout|Maxout)\("):
+        make()
+
+
+@pytest.mark.parametrize("layers", [[], [Dense(2, 2), np.tanh], [Dense]])
+def test_a_network_is_made_of_layers(layers: list[Any]) -> None:
+    with pytest.raises(TypeError, match="Sequential takes a list of layers"):
+        Sequential(layers)
+
+
+# --- activations
+
+
+def test_activations_by_hand() -> None:
+    x = np.array([[-2.0, 1.0, 3.0, 0.5]])
+    np.testing.assert_array_equal(ReLU().forward(x)[0], [[0.0, 1.0, 3.0, 0.5]])
+    y, cache = Maxout(2).forward(x)
+    np.testing.assert_array_equal(y, [[3.0, 1.0]])  # max(−2, 3) and max(1, 0.5)
+    np.testing.assert_array_equal(Maxout(2).backward(np.array([[5.0, 7.0]]), cache), [[0.0, 7.0, 5.0, 0.0]])
+    p, _ = Softmax().forward(np.log(np.array([[1.0, 2.0, 5.0]])))
+    np.testing.assert_allclose(p, [[0.125, 0.25, 0.625]])
+    assert Softmax().forward(np.array([[1000.0, 0.0]]))[0][0, 0] == 1.0
+    assert [repr(layer) for layer in (ReLU(), Maxout(2), Softmax(), Sigmoid())] == [
+        "ReLU()",
+        "Maxout(2)",
+        "Softmax()",
+        "Sigmoid()",
+    ]
 
 
 def test_backward_assigns_and_backward_input_leaves_gradients_alone() -> None:

@@ -151,14 +151,13 @@ def test_gradients_and_adam(rows: int, inputs: int, outputs: int) -> None:
     layer = _dense(inputs, outputs)
     x, dz, size = _normal(rows, inputs), _normal(rows, outputs), (inputs + 1) * outputs
     start = [_normal(size), _normal(size), _normal(size) ** 2]
-    net = Sequential([layer])
     results = []
     for k in _tables():
         for whole in (True, False):
             param, m, v = (vector.copy() for vector in start)
             squares = np.full(k.partial_sums(layer), np.nan, np.float32)
             optimizer = adam_at(m, v, 7, 2e-4)
-            p = Parameters(layer, net.gradients, param, m, v, optimizer, np.empty(7, np.float32), squares)
+            p = Parameters(layer, layer.gradients, param, m, v, optimizer, np.empty(7, np.float32), squares)
             a, b = _placed(k, x), _placed(k, dz) if outputs > 1 else dz
             if whole:
                 k.update(a, b, p, _STEP)
@@ -166,7 +165,7 @@ def test_gradients_and_adam(rows: int, inputs: int, outputs: int) -> None:
                 k.gradients(a, b, p)
                 k.adam(p, _STEP)
             norm = np.float32(np.sqrt(squares.sum(dtype=np.float64)))
-            results.append((net.gradients.copy(), param, m, v, norm))
+            results.append((layer.gradients.copy(), param, m, v, norm))
     for expected, halves in zip(*results[2:], strict=True):
         np.testing.assert_array_equal(expected, halves)
     np.testing.assert_allclose(results[2][0], results[0][0], **_CLOSE)

@@ -16,9 +16,9 @@ from helpers import adam_at
 
 from npgan.data.batches import scale_pixels
 from npgan.engines.cuda.device import TILES, passes, tile_of
-from npgan.nn.ops import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dropout, DropoutKey
+from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn.philox import Stream
 
 pytestmark = pytest.mark.skipif(cuda_host.COMPILER is None, reason="needs g++")
