@@ -9,9 +9,8 @@ from npgan.backend import Array
 
 def whole_numbers(who: str, low: int, *values: object) -> None:
     """Unless all are integers from ``low`` on."""
-    if not all(
-        isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= low for value in values
-    ):
+    kinds = int, np.integer
+    if any(not isinstance(value, kinds) or isinstance(value, bool) or value < low for value in values):
         raise ValueError(f"{who}({', '.join(map(repr, values))}): wanted whole numbers from {low} on")
 
 
