@@ -61,12 +61,12 @@ def small_networks(widths: tuple[int, int, int]) -> dict[str, Callable[..., Sequ
     """Stand-ins for ``gan.generator`` and ``gan.discriminator`` by name: the same layers, narrower."""
     a, b, c = widths
 
-    def generator(config: TrainConfig, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+    def generator(config: TrainConfig = gan.DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
         slope = config.leaky_slope
         layers: list[Layer] = [Dense(config.latent_dim, a), LeakyReLU(slope), Dense(a, b), LeakyReLU(slope)]
         return Sequential([*layers, Dense(b, c), LeakyReLU(slope), Dense(c, 784), Tanh()], dtype, xp, config.seed)
 
-    def discriminator(config: TrainConfig, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+    def discriminator(config: TrainConfig = gan.DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
         layers: list[Layer] = []
         for width, hidden in ((784, c), (c, b), (b, a)):
             layers += [Dense(width, hidden), LeakyReLU(config.leaky_slope), Dropout(config.dropout)]

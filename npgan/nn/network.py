@@ -32,25 +32,26 @@ class Sequential(Layer):
         self.layers = list(layers)
         if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
             raise TypeError(f"Sequential takes a list of layers, got {self.layers!r}")
+        if np.dtype(dtype).kind not in "fc":
+            raise TypeError(f"parameters are floats, got the dtype {dtype!r}")
         self.output_width(None)
         for index, layer in enumerate(self.layers):
-            if layer.placed and (layer.shapes() or layer.site is not None):
-                raise ValueError(
-                    f"layer {index}, {type(layer).__name__}, stands in a network already: make one for each place"
-                )
-            layer.placed = True
+            if (layer.placed or layer in self.layers[:index]) and (layer.shapes() or layer.site is not None):
+                name = type(layer).__name__
+                raise ValueError(f"layer {index}, {name}, stands in a network already: make one for each place")
         drawing = [layer for layer in self.leaves() if layer.site is not None]
         if len(drawing) > SITES:
             raise ValueError(f"a network has at most {SITES} dropout layers, got {len(drawing)}")
         for number, layer in enumerate(drawing):
             layer.site = number
-        trained = [
-            (layer, layer.parameters) for layer in self.layers if isinstance(layer, Sequential) and layer.trained()
-        ]
+        inner = [layer for layer in self.layers if isinstance(layer, Sequential)]
+        trained = [(layer, layer.parameters) for layer in inner if layer.trained()]
         self.bind(xp.zeros(self.size, dtype), xp.zeros(self.size, dtype))
         self.initialize(seed, site)
         for layer, parameters in trained:
             layer.parameters[...] = xp.asarray(parameters)
+        for layer in self.layers:
+            layer.placed = True
 
     def leaves(self) -> Iterator[Layer]:
         """The layers, those of inner networks one by one."""

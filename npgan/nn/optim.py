@@ -17,7 +17,12 @@ class Adam:
     def __init__(
         self, net: Layer | Array, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
     ) -> None:
-        """For a network, or for any vector of parameters (P,). The defaults are the paper's."""
+        """For a network, or for any vector of parameters (P,). The defaults are the paper's.
+
+        Raises ValueError for rates that cannot be meant.
+        """
+        if not (lr > 0.0 and 0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0 and epsilon > 0.0):
+            raise ValueError(f"Adam: wanted lr > 0, 0 ≤ β₁, β₂ < 1 and ε > 0, got {lr}, {beta1}, {beta2}, {epsilon}")
         parameters = getattr(net, "parameters", net)
         self.lr, self.beta1, self.beta2, self.epsilon = lr, beta1, beta2, epsilon
         self.m, self.v, self.step = np.zeros_like(parameters), np.zeros_like(parameters), 0

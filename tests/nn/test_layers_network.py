@@ -245,6 +245,21 @@ def test_layers_that_cannot_be_meant(make: Any) -> None:
         make()
 
 
+def test_a_refused_network_leaves_its_layers_free() -> None:
+    fresh, used = Dense(2, 2), Dense(2, 2)
+    Sequential([used])
+    with pytest.raises(ValueError, match="stands in a network already"):
+        Sequential([fresh, used])
+    Sequential([fresh])
+
+
+@pytest.mark.parametrize("dtype", [int, bool, "U3"])
+def test_parameters_are_floats(dtype: Any) -> None:
+    """Glorot's weights would all be rounded to 0."""
+    with pytest.raises(TypeError, match="parameters are floats"):
+        Sequential([Dense(2, 2)], dtype)
+
+
 @pytest.mark.parametrize("layers", [[], [Dense(2, 2), np.tanh], [Dense]])
 def test_a_network_is_made_of_layers(layers: list[Any]) -> None:
     with pytest.raises(TypeError, match="Sequential takes a list of layers"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from npgan.nn.layers import Dense
+from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
 
 
@@ -32,3 +35,18 @@ def test_adam_leaves_the_gradient_alone_and_keeps_float32() -> None:
     np.testing.assert_allclose(p, -2e-4 * np.sign(grad), rtol=1e-3)  # the first step is lr in every coordinate
     assert p.dtype == adam.m.dtype == adam.v.dtype == np.float32
     assert adam.step == 1
+
+
+def test_a_network_and_the_papers_defaults() -> None:
+    net = Sequential([Dense(3, 2)])
+    adam = Adam(net)
+    assert (adam.lr, adam.beta1, adam.beta2, adam.epsilon) == (1e-3, 0.9, 0.999, 1e-8)
+    assert adam.m.shape == adam.v.shape == net.parameters.shape and not adam.m.any() and adam.m is not adam.v
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lr": 0.0}, {"lr": float("nan")}, {"beta1": 1.0}, {"beta2": -0.1}, {"epsilon": 0.0}]
+)
+def test_rates_that_cannot_be_meant(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="Adam: wanted lr > 0"):
+        Adam(np.zeros(3), **wrong)
