@@ -6,23 +6,20 @@
 
 ``cache`` is whatever the backward needs. It is handed to the caller and never kept on the layer, so one layer can have
 several forwards under way: D sees two batches in a step. A layer's tensors and their gradients, such as ``weight`` and
-``dweight``, are views into its network's two flat vectors (``network.Sequential`` binds them).
+``dweight``, are views into its network's two flat vectors (``modules.Module`` binds them).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npgan import expect
 from npgan.backend import Array, Shape, array_module
-from npgan.described import Described
+from npgan.modules import SITES, Module
 from npgan.nn import ops, philox
-
-SITES = 16  # so many layers of a network may draw
 
 
 class DropoutKey(NamedTuple):
@@ -33,42 +30,12 @@ class DropoutKey(NamedTuple):
     forward_pass: int  # tells apart the forward passes of one step, from 0 on
 
 
-class Layer(Described):
+class Layer(Module):
     """What a network asks of a layer. Shapes: x (N, I), y and dy (N, O), dx (N, I).
 
     A layer with tensors of its own names them in ``shapes``, fills them in ``initialize``, and assigns their gradients
-    in ``backward``; one without needs ``forward`` and ``backward`` only.
+    in ``backward``; one whose y is not as wide as x says so in ``output_width``. ``forward`` and ``backward`` each has.
     """
-
-    site: int | None = None  # a layer that draws in ``forward`` starts at 0 here, and its network numbers it
-    placed = False  # in a network: a layer with tensors or a site has one place
-
-    def shapes(self) -> dict[str, Shape]:
-        return {}
-
-    def leaves(self) -> Iterator[Layer]:
-        """The layer itself; of a network its layers, one by one."""
-        yield self
-
-    def bind(self, parameters: Array, gradients: Array) -> None:
-        """Makes the layer's tensors, such as ``weight`` and ``dweight``, views of two flat vectors of its size."""
-        self.parameters, self.gradients = parameters, gradients
-        self.tensors, self.gradient_tensors, stop = {}, {}, 0
-        for name, shape in self.shapes().items():
-            start, stop = stop, stop + math.prod(shape)
-            self.tensors[name] = parameters[start:stop].reshape(shape)
-            self.gradient_tensors[name] = gradients[start:stop].reshape(shape)
-            setattr(self, name, self.tensors[name])
-            setattr(self, f"d{name}", self.gradient_tensors[name])
-
-    def initialize(self, seed: int, site: int) -> None:
-        """Fills the layer's tensors. ``site`` tells this draw apart from those of other layers."""
-        if self.shapes():
-            raise NotImplementedError(f"{self!r} has tensors and no initialize(seed, site): they would stay 0")
-
-    def output_width(self, width: int | None) -> int | None:
-        """O for an input of I = ``width`` columns, None where the width is not known yet. Raises ValueError."""
-        return width
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Any]:
         raise NotImplementedError
