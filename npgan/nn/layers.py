@@ -51,6 +51,10 @@ class Layer(Module):
             self.gradients[...] = kept
         return dx
 
+    def double_backward(self, u: Array, dy: Array, cache: Any) -> Array:
+        """The derivative of ``backward_input``: for u = ∂P/∂dx (N, I) the ∂P/∂dy (N, O), ∂P/∂tensor added to the gradients."""
+        raise NotImplementedError(f"{self!r} has no double backward: gradient penalties need piecewise linear layers")
+
 
 class Dense(Layer):
     """y = x·W + b with weight (I, O) and bias (O,)."""
@@ -93,6 +97,11 @@ class Dense(Layer):
     def backward_input(self, dy: Array, cache: Array) -> Array:
         return ops.dense_backward_dx(dy, self.weight)
 
+    def double_backward(self, u: Array, dy: Array, cache: Array) -> Array:
+        ddy, dweight = ops.dense_double_backward(u, dy, self.weight)
+        self.dweight += dweight
+        return ddy
+
 
 class LeakyReLU(Layer):
     """y = max(x, slope·x)."""
@@ -108,6 +117,9 @@ class LeakyReLU(Layer):
 
     def backward(self, dy: Array, cache: Array) -> Array:
         return ops.leaky_relu_backward(dy, cache, self.slope)
+
+    def double_backward(self, u: Array, dy: Array, cache: Array) -> Array:
+        return ops.leaky_relu_backward(u, cache, self.slope)  # dx is linear in dy, with the same slopes
 
 
 class Dropout(Layer):
@@ -142,6 +154,9 @@ class Dropout(Layer):
 
     def backward(self, dy: Array, cache: Array | None) -> Array:
         return dy if cache is None else ops.dropout_backward(dy, cache)
+
+    def double_backward(self, u: Array, dy: Array, cache: Array | None) -> Array:
+        return self.backward(u, cache)  # likewise, with the same mask
 
 
 class Sigmoid(Layer):

@@ -46,6 +46,11 @@ def BinaryCrossEntropyWithLogits() -> Loss:
     return Loss("binary cross-entropy with logits", value, gradient, ops.sigmoid_forward)
 
 
+def Relativistic() -> Loss:
+    """On the logits z (2b, 1) of b pairs, real rows and fake ones: what counts is which of a pair has the higher logit."""
+    return Loss("relativistic loss", ops.relativistic_forward, ops.relativistic_backward, ops.sigmoid_forward)
+
+
 def SoftmaxCrossEntropy() -> Loss:
     """On logits z (N, K) for K classes; the target is labels (N,)."""
     value, gradient = ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from npgan import expect
 from npgan.backend import Array
 from npgan.modules import Chain
@@ -46,3 +48,19 @@ class Sequential(Chain, Layer):
         for layer, cache in zip(reversed(self.layers), reversed(caches), strict=True):
             dy = layer.backward_input(dy, cache)
         return dy
+
+    def gradient_penalty(self, rate: Array, caches: Sequence[Any]) -> Array:
+        """P = ½·Σ_n rate_n·‖∂y_n/∂x_n‖² (), with its gradient added to ``gradients``. Shapes: rate (N, 1).
+
+        R1 of Mescheder et al. 2018. The backward from dy = 1 gives ∂y_n/∂x_n; ∂P/∂(∂y/∂x) = rate·∂y/∂x goes through the
+        derivative of that backward. A backward runs from the last layer to the first, so its derivative runs from the
+        first to the last: a forward pass without biases, for layers that are piecewise linear.
+        """
+        dys = [np.ones_like(rate)]
+        for layer, cache in zip(reversed(self.layers), reversed(caches), strict=True):
+            dys.append(layer.backward_input(dys[-1], cache))
+        dx = dys.pop()
+        u = rate * dx
+        for layer, dy, cache in zip(self.layers, reversed(dys), caches, strict=True):
+            u = layer.double_backward(u, dy, cache)
+        return 0.5 * np.sum(rate * dx * dx)

@@ -42,6 +42,15 @@ def dense_backward_params(dy: Array, x: Array) -> tuple[Array, Array]:
     return x.T @ dy, dy.sum(axis=0)
 
 
+def dense_double_backward(u: Array, dy: Array, weight: Array) -> tuple[Array, Array]:
+    """The derivative of ``dense_backward_dx``: u·W and uᵀ·dy. Shapes: u (N, I), dy (N, O) → ddy (N, O), dweight (I, O).
+
+    P depends on dx and u = ∂P/∂dx. With dx_ni = Σ_o dy_no·W_io: ∂P/∂dy_no = Σ_i u_ni·W_io, a forward without the bias,
+    and ∂P/∂W_io = Σ_n u_ni·dy_no. The bias is not in dx, so it has no part in P.
+    """
+    return u @ weight, u.T @ dy
+
+
 def leaky_relu_forward(x: Array, slope: float) -> Array:
     """y = x where x > 0, else slope·x, for 0 ≤ slope < 1. Shapes: x (N, O) → y (N, O). Maas et al. 2013.
 
@@ -158,6 +167,27 @@ def binary_cross_entropy_with_logits_backward(z: Array, target: Array) -> Array:
     t = 1 and z → −∞ this gradient goes to −1/N, while dp·p·(1 − p) above goes to 0 as p falls below ε and learning stops.
     """
     return (sigmoid_forward(z) - target) / z.shape[0]
+
+
+def relativistic_forward(z: Array, target: Array) -> Array:
+    """L = mean_n of log(1 + e^−d_n), d_n = ±(z_n − z_b+n). Shapes: z, target (2b, 1) → L (). Jolicoeur-Martineau 2019.
+
+    Row n of the first half and row n of the second are a pair, and d_n is the logit of the one with the higher target less
+    that of the other: D is to tell real from fake, not to find each real or fake by itself (RpGAN, Huang et al. 2024).
+    """
+    first, second = np.split(np.sign(target - 0.5) * z, 2)
+    return binary_cross_entropy_with_logits_forward(first + second, np.ones_like(first))
+
+
+def relativistic_backward(z: Array, target: Array) -> Array:
+    """dz = ∓(1 − σ(d))/b, with opposite signs in a pair. Shapes: z, target (2b, 1) → dz (2b, 1).
+
+    d/dd log(1 + e^−d) = σ(d) − 1, and d is linear in both logits of the pair, with slopes 1 and −1.
+    """
+    sign = np.sign(target - 0.5)
+    first, second = np.split(sign * z, 2)
+    dd = binary_cross_entropy_with_logits_backward(first + second, np.ones_like(first))
+    return sign * np.concatenate([dd, dd])
 
 
 def mean_squared_error_forward(y: Array, target: Array) -> Array:
