@@ -50,6 +50,10 @@ def _choice(default: str, text: str, *choices: str) -> Any:
     return _declared(Flag(str, text, f"one of {', '.join(choices)}", lambda value: value in choices, choices), default)
 
 
+def _penalty(text: str) -> Any:
+    return _number(0.0, text, "at least 0 and at most 1e6", lambda value: 0 <= value <= 1e6)
+
+
 def _switch(text: str) -> Any:
     return _declared(Flag(bool, text, "true or false", lambda value: True), False)
 
@@ -58,7 +62,14 @@ _EARLY_PREVIEWS = (1, 2, 5, 10, 20, 50)  # epochs, where no ``output_period`` is
 _PREVIEW_PERIOD = 100  # from there on
 _FEWEST_PREVIEWS = 5  # in a run of at least so many epochs
 
-_ADDED_LATER = ("train_images", "eval_every")  # fields that the first runs did not have
+_ADDED_LATER = (
+    "train_images",
+    "eval_every",
+    "r1",
+    "r2",
+    "ema",
+    "lr_schedule",
+)  # fields that the first runs did not have
 _REMOVED = {
     "networks": "tutorial",
     "optimiser": "adam",
@@ -87,7 +98,19 @@ class TrainConfig:
     dropout: float = _number(
         0.3, "probability that dropout sets an element of D to 0", "from 0 to 0.999", lambda value: 0 <= value <= 0.999
     )
-    loss: str = _choice("bce", "cross-entropy on probabilities, as the tutorial, or on logits", "bce", "bce-logits")
+    loss: str = _choice(
+        "bce",
+        "cross-entropy on probabilities, as the tutorial, or on logits; or on the logits of pairs of a real and a fake image",
+        "bce",
+        "bce-logits",
+        "relativistic",
+    )
+    r1: float = _penalty("γ of the gradient penalty on real images, γ/2·mean‖∂z/∂x‖²: needs a loss on logits")
+    r2: float = _penalty("the same on fake images")
+    ema: float = _share(
+        0.0, "samples are drawn with an average of G's weights that keeps this part of itself; 0: with the last"
+    )
+    lr_schedule: str = _choice("constant", "cosine: both learning rates fall to 0 over the run", "constant", "cosine")
     dropout_in_g_step: bool = _switch("keep dropout on while the generator learns")
     label_smoothing: float = _number(
         0.0, "real images get the target 1 minus this", "at least 0 and below 0.5", lambda value: 0 <= value < 0.5
@@ -115,6 +138,16 @@ class TrainConfig:
             is_kind = isinstance(value, kinds) and isinstance(value, bool) == (flag.kind is bool)
             if not is_kind or not flag.holds(value):  # NaN holds nothing
                 raise InputError(f"{flag_name(each.name)} must be {flag.bounds}, got {value!r}")
+        if self.penalized and self.loss == "bce":
+            raise InputError("--r1 and --r2 are penalties on logits: take --loss bce-logits or --loss relativistic")
+        if self.loss == "relativistic" and self.label_smoothing:
+            raise InputError(
+                "--loss relativistic compares a real image with a fake one: --label-smoothing has no target there"
+            )
+
+    @property
+    def penalized(self) -> bool:
+        return self.r1 > 0 or self.r2 > 0
 
     @property
     def milestone_period(self) -> int:

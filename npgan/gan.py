@@ -16,7 +16,7 @@ from npgan.config import TrainConfig
 from npgan.data.batches import scale_pixels
 from npgan.nn import philox
 from npgan.nn.layers import Dense, Dropout, DropoutKey, LeakyReLU, Sigmoid, Tanh
-from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss
+from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss, Relativistic
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
 
@@ -40,7 +40,7 @@ def generator(config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: Modul
 
 
 def discriminator(config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
-    """Images (N, 784) → the probability that each is real (N, 1) or, for a loss on logits, its logit: no sigmoid then."""
+    """Images (N, 784) → the probability that each is real (N, 1) or, for the losses on logits, its logit: no sigmoid."""
     slope, dropout = config.leaky_slope, config.dropout
     layers = [
         Dense(IMAGE_PIXELS, 1024), LeakyReLU(slope), Dropout(dropout),
@@ -48,7 +48,7 @@ def discriminator(config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: M
         Dense(512, 256), LeakyReLU(slope), Dropout(dropout),
         Dense(256, 1), Sigmoid(),
     ]  # fmt: skip
-    layers = layers[:-1] if config.loss == "bce-logits" else layers
+    layers = layers if config.loss == "bce" else layers[:-1]
     return Sequential(layers, dtype, xp, config.seed, DISCRIMINATOR_SITE)
 
 
@@ -61,12 +61,13 @@ class TrainState:
     optimizer_g: Adam
     optimizer_d: Adam
     step: int = 0  # iterations done
+    average: Array | None = None  # of G's parameters (P,), for samples: with ``config.ema``
 
 
 class StepMetrics(NamedTuple):
     """What one iteration measured: 0-dimensional arrays, left on the device."""
 
-    loss_d: Array
+    loss_d: Array  # what D minimizes: with its penalties
     loss_g: Array
     d_real: Array  # mean D(x) over the real rows, with dropout on, before D's update
     d_fake: Array  # mean D(G(z)) over the D step's fakes, likewise
@@ -78,7 +79,8 @@ def new_state(config: TrainConfig, backend: Backend, dtype: Any = np.float32) ->
     """The state before the first iteration: weights drawn from the config's seed, Adam's moments 0."""
     g, d = generator(config, dtype, backend.xp), discriminator(config, dtype, backend.xp)
     settings = config.beta1, config.beta2, config.adam_epsilon
-    return TrainState(g, d, Adam(g, config.lr_g, *settings), Adam(d, config.lr_d, *settings))
+    average = g.parameters.copy() if config.ema else None
+    return TrainState(g, d, Adam(g, config.lr_g, *settings), Adam(d, config.lr_d, *settings), 0, average)
 
 
 def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMetrics:
@@ -98,21 +100,34 @@ def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMet
     target = np.zeros_like(output)
     target[:b] = 1.0 - config.label_smoothing
     d.backward(loss.backward(output, target), caches)
+    penalty = 0.0
+    if config.penalized:
+        rate = np.full_like(output, config.r2 / b)
+        rate[:b] = config.r1 / b
+        penalty = d.gradient_penalty(rate, caches)
     state.optimizer_d.update(d.parameters, d.gradients)
 
     # G step: make the updated D say "real". The gradient goes through D, whose own gradients nobody needs, into G.
-    fake, g_caches = g.forward(noise(state, config, LATENT_G, config.batch_size))
+    pairs = config.loss == "relativistic"  # "more real than this real image"
+    fake, g_caches = g.forward(noise(state, config, LATENT_G, b if pairs else config.batch_size))
     key = DropoutKey(config.seed, state.step, PASS_G) if config.dropout_in_g_step else None
-    output_g, d_caches = d.forward(fake, key)
-    ones = np.ones_like(output_g)
-    dfake = d.backward_input(loss.backward(output_g, ones), d_caches)
-    g.backward(dfake, g_caches)
+    output_g, d_caches = d.forward(np.concatenate([real, fake]) if pairs else fake, key)
+    target_g = np.ones_like(output_g)
+    target_g[: -len(fake)] = 0.0
+    dimages = d.backward_input(loss.backward(output_g, target_g), d_caches)
+    g.backward(dimages[-len(fake) :], g_caches)
     state.optimizer_g.update(g.parameters, g.gradients)
+    if state.average is not None:
+        keep = min(
+            config.ema, (1.0 + state.step) / (10.0 + state.step)
+        )  # warmed up: the first weights are soon forgotten
+        state.average += (1.0 - keep) * (g.parameters - state.average)
 
     state.step += 1
     p = loss.probability(output)
     norms = (np.sqrt(np.dot(net.gradients, net.gradients)) for net in (d, g))
-    return StepMetrics(loss.forward(output, target), loss.forward(output_g, ones), p[:b].mean(), p[b:].mean(), *norms)
+    losses = loss.forward(output, target) + penalty, loss.forward(output_g, target_g)
+    return StepMetrics(*losses, p[:b].mean(), p[b:].mean(), *norms)
 
 
 def noise(state: TrainState, config: TrainConfig, site: int, rows: int) -> Array:
@@ -122,5 +137,16 @@ def noise(state: TrainState, config: TrainConfig, site: int, rows: int) -> Array
     return philox.normal(config.seed, philox.Stream.LATENT, state.step, site, shape, like.dtype, xp)
 
 
+def sampler(state: TrainState) -> Sequential:
+    """G with the weights that samples are drawn with: their average where there is one."""
+    if state.average is None:
+        return state.generator
+    g = state.generator.astype(state.average.dtype)
+    g.parameters[...] = state.average
+    return g
+
+
 def loss_of(config: TrainConfig) -> Loss:
-    return BinaryCrossEntropyWithLogits() if config.loss == "bce-logits" else BinaryCrossEntropy()
+    return {"bce": BinaryCrossEntropy, "bce-logits": BinaryCrossEntropyWithLogits, "relativistic": Relativistic}[
+        config.loss
+    ]()
