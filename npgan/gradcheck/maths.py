@@ -11,10 +11,11 @@ import numpy as np
 from npgan.backend import Array
 from npgan.gradcheck.check import Check, FormulaCheck
 from npgan.gradcheck.hints import Factor, Hint, rows_factors
-from npgan.gradcheck.methods import Bind, bind_function
-from npgan.gradcheck.networks import RATE, SLOPE, alone, backward_checks, random_key, randomized
+from npgan.gradcheck.methods import Bind, Bound, bind_function
+from npgan.gradcheck.networks import RATE, SLOPE, alone, backward_checks, kinks, random_key, randomized
 from npgan.nn import losses, ops
 from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Maxout, ReLU, Sigmoid, Softmax, Tanh
+from npgan.nn.network import Sequential
 
 Function = Callable[..., Any]
 
@@ -69,6 +70,12 @@ def op_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
             {"weight": weight, "bias": bias}, dy, case,
         )  # fmt: skip
 
+    yield check(
+        "dense_double_backward",
+        lambda dy, w: ops.dense_backward_dx(dy, w),
+        lambda u, dy, w: ops.dense_double_backward(u, dy, w),
+        {"dy": normal(N, O), "weight": normal(I, O)}, normal(N, I),
+    )  # fmt: skip
     at_kink = normal(N, O)
     at_kink[0, 0], at_kink[1, 1], at_kink[2, 2], at_kink[3, 0] = (
         0.0,
@@ -117,6 +124,14 @@ def op_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
         lambda dy, z: dy * ops.binary_cross_entropy_with_logits_backward(z, target),
         {"z": 3.0 * normal(N, 1)}, normal(),
     )  # fmt: skip
+    for order in ((1.0, 0.0), (0.0, 1.0)):
+        pairs = xp.asarray(np.repeat(order, N).reshape(2 * N, 1))
+        yield check(
+            "relativistic_backward",
+            lambda z, t=pairs: ops.relativistic_forward(z, t),
+            lambda dy, z, t=pairs: dy * ops.relativistic_backward(z, t),
+            {"z": 3.0 * normal(2 * N, 1)}, normal(), "D's order" if order[0] else "G's order",
+        )  # fmt: skip
     yield check(
         "maxout_backward",
         lambda x: ops.maxout_forward(x, 2),
@@ -162,19 +177,78 @@ def layer_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check | F
         yield from backward_checks("layer", "", subject, x, key, rng, tolerance=1e-12, factors=_FACTORS)
 
 
+def double_backward_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
+    """The derivative of ``backward_input``, of layers; and that of a penalty on a network's input gradients."""
+    for layer in (Dense(I, O), LeakyReLU(SLOPE), Dropout(RATE)):
+        subject, key = randomized(alone(layer, xp), rng), random_key(rng)
+        x = xp.asarray(rng.normal(size=(N, I)))
+        y, cache = subject.forward(x, key)
+        inputs = {
+            "dy": xp.asarray(rng.normal(size=y.shape)),
+            **{n: t for n, t in subject.tensors.items() if n != "bias"},
+        }
+        yield _double_backward_check(subject, inputs, cache, xp.asarray(rng.normal(size=x.shape)))
+    layers = [Dense(I, 6), LeakyReLU(SLOPE), Dropout(RATE), Dense(6, O), LeakyReLU(SLOPE), Dense(O, 1)]
+    net, key = randomized(Sequential(layers, np.float64, xp), rng), random_key(rng)
+    x, rate = xp.asarray(rng.normal(size=(N, I))), xp.asarray(rng.uniform(0.1, 1.0, (N, 1)))
+
+    def bind(dtype: Any) -> Bound:
+        twin = net.astype(dtype)
+
+        def evaluate() -> tuple[Array, list[Array]]:
+            y, caches = twin.forward(x, key)
+            slopes = twin.backward_input(xp.ones_like(y), caches)
+            return 0.5 * (rate * slopes**2).sum(), kinks(twin, caches)
+
+        return Bound(twin.tensors, evaluate)
+
+    def prepare() -> tuple[dict[str, Array], Bind]:
+        _, caches = net.forward(x, key)
+        net.gradients[...] = 0.0
+        net.gradient_penalty(rate, caches)
+        return net.gradient_tensors, bind
+
+    yield Check("double backward", "nn.network.Sequential.gradient_penalty", prepare, "", factors=rows_factors(N))
+
+
+def _double_backward_check(subject: Layer, inputs: dict[str, Array], cache: Any, u: Array) -> Check:
+    def bind(dtype: Any) -> Bound:
+        twin = subject.astype(dtype)
+        work = {name: array.astype(dtype) for name, array in inputs.items()}
+
+        def evaluate() -> tuple[Array, list[Array]]:
+            for name in twin.tensors:
+                twin.tensors[name][...] = work.get(name, 0.0)
+            return (u * twin.backward_input(work["dy"], cache)).sum(), []
+
+        return Bound(work, evaluate)
+
+    def prepare() -> tuple[dict[str, Array], Bind]:
+        subject.gradients[...] = 0.0
+        ddy = subject.double_backward(u, inputs["dy"], cache)
+        assert all(not gradient.any() for name, gradient in subject.gradient_tensors.items() if name == "bias")
+        return {"dy": ddy, **{name: subject.gradient_tensors[name] for name in inputs if name != "dy"}}, bind
+
+    return Check("double backward", f"nn.layers.{type(subject).__name__}.double_backward", prepare, factors=_FACTORS)
+
+
 def loss_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
     """The losses for one output, with the targets of training: ones, zeros and a smoothed one."""
     target = xp.asarray(np.array([1.0, 0.0, 1.0, 0.0, 0.9, 1.0, 0.0]).reshape(N, 1))
+    pairs = xp.asarray(np.repeat([1.0, 0.0], N).reshape(2 * N, 1))
     cases = (
-        (losses.BinaryCrossEntropy, xp.asarray(rng.uniform(0.05, 0.95, (N, 1)))),
-        (losses.BinaryCrossEntropyWithLogits, xp.asarray(3.0 * rng.normal(size=(N, 1)))),
-        (losses.MeanSquaredError, xp.asarray(rng.normal(size=(N, 1)))),
+        (losses.BinaryCrossEntropy, xp.asarray(rng.uniform(0.05, 0.95, (N, 1))), target),
+        (losses.BinaryCrossEntropyWithLogits, xp.asarray(3.0 * rng.normal(size=(N, 1))), target),
+        (losses.MeanSquaredError, xp.asarray(rng.normal(size=(N, 1))), target),
+        (losses.Relativistic, xp.asarray(3.0 * rng.normal(size=(2 * N, 1))), pairs),
     )
-    for make, output in cases:
+    for make, output, wanted in cases:
 
-        def prepare(make: Callable[[], losses.Loss] = make, output: Array = output) -> tuple[dict[str, Array], Bind]:
+        def prepare(
+            make: Callable[[], losses.Loss] = make, output: Array = output, wanted: Array = wanted
+        ) -> tuple[dict[str, Array], Bind]:
             loss, one = make(), xp.asarray(1.0)
-            gradients = {"output": loss.backward(output, target)}
-            return gradients, bind_function(lambda p: loss.forward(p, target), {"output": output}, one)
+            gradients = {"output": loss.backward(output, wanted)}
+            return gradients, bind_function(lambda p: loss.forward(p, wanted), {"output": output}, one)
 
         yield Check("loss", f"nn.losses.{make.__name__}", prepare, factors=rows_factors(N))
