@@ -118,9 +118,7 @@ def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMet
     g.backward(dimages[-len(fake) :], g_caches)
     state.optimizer_g.update(g.parameters, g.gradients)
     if state.average is not None:
-        keep = min(
-            config.ema, (1.0 + state.step) / (10.0 + state.step)
-        )  # warmed up: the first weights are soon forgotten
+        keep = kept_of_average(config.ema, state.step)
         state.average += (1.0 - keep) * (g.parameters - state.average)
 
     state.step += 1
@@ -135,6 +133,11 @@ def noise(state: TrainState, config: TrainConfig, site: int, rows: int) -> Array
     like = state.generator.parameters
     shape, xp = (rows, config.latent_dim), array_module(like)
     return philox.normal(config.seed, philox.Stream.LATENT, state.step, site, shape, like.dtype, xp)
+
+
+def kept_of_average(ema: float, step: int) -> float:
+    """The share of itself that the average keeps: ``ema``, but less at first, so that the first weights are soon forgotten."""
+    return min(ema, (1.0 + step) / (10.0 + step))
 
 
 def sampler(state: TrainState) -> Sequential:

@@ -6,6 +6,7 @@ import copy
 import ctypes
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
@@ -77,11 +78,13 @@ class ReferenceEngine:
         return np.array(done).reshape(-1, len(StepMetrics._fields))
 
     def tensors(self) -> Iterator[Tensor]:
-        told: set[tuple[str, str]] = set()
+        told: Counter[tuple[str, str]] = Counter()
         for net, name, array in self._record:
-            again = (net, name) in told  # every network has its second forward in the G step, and D its second backward
-            yield net, f"{name} (G step)" if again else name, array
-            told.add((net, name))
+            # every network has its second forward in the G step, and D another backward, after that of its penalty
+            between = [" (penalty)"] * (self.config.penalized and net == "discriminator" and "of the input" in name)
+            passes = ["", *between, " (G step)"]
+            yield net, name + passes[told[net, name]], array
+            told[net, name] += 1
 
 
 class FusedEngine:
@@ -179,6 +182,11 @@ class _Watched(Layer):
 
     def backward_input(self, dy: Array, cache: Any) -> Array:
         return self._note(self.layer.backward_input(dy, cache))
+
+    def double_backward(self, u: Array, dy: Array, cache: Any) -> Array:
+        ddy = self.layer.double_backward(u, dy, cache)
+        self.record.append((self.net, f"penalty's output of {self.name}", ddy))
+        return ddy
 
     def _note(self, dx: Array) -> Array:
         self.record.append((self.net, f"gradient of the input of {self.name}", dx))

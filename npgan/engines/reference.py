@@ -10,10 +10,11 @@ import numpy as np
 
 from npgan.backend import Array, array_module
 from npgan.data.batches import scale_pixels
-from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass
-from npgan.gan import LATENT_D, LATENT_G, loss_of
+from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass, Penalty
+from npgan.gan import LATENT_D, LATENT_G, kept_of_average, loss_of
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dense
+from npgan.nn.losses import BinaryCrossEntropy, Loss
 
 
 class ReferenceKernels(InOrder):
@@ -50,19 +51,18 @@ class ReferenceKernels(InOrder):
     def forward_tanh(self, x: Array, layer: Dense, y: Array) -> None:
         y[...] = ops.tanh_forward(ops.dense_forward(x, layer.weight, layer.bias))
 
-    def head(self, p: Pass, layer: Dense, slope: float, logits: bool) -> None:
+    def head(self, p: Pass, layer: Dense, slope: float, loss: Loss) -> None:
         x = p.y[-1]
         z = ops.dense_forward(x, layer.weight, layer.bias)
-        if logits:
-            p.output[...], p.output_dz[...] = z, ops.binary_cross_entropy_with_logits_backward(z, p.target)
-        else:
+        if loss.name == BinaryCrossEntropy().name:
             p.output[...] = ops.sigmoid_forward(z)
-            dp = ops.binary_cross_entropy_backward(p.output, p.target)
-            p.output_dz[...] = ops.sigmoid_backward(dp, p.output)
-        if p.dydz:
-            self.backward_dydz(p.output_dz, layer, p.dydz[-1], p.dz[-1])
+            p.output_dz[...] = ops.sigmoid_backward(loss.backward(p.output, p.target), p.output)
         else:
-            self.backward_leaky_relu(p.output_dz, layer, x, slope, p.dz[-1])
+            p.output[...], p.output_dz[...] = z, loss.backward(z, p.target)
+        if p.dydz:
+            self.backward_dydz(p.start, layer, p.dydz[-1], p.dz[-1])
+        else:
+            self.backward_leaky_relu(p.start, layer, x, slope, p.dz[-1])
 
     def backward_leaky_relu(self, dz: Array, layer: Dense, y: Array, slope: float, dz_before: Array) -> None:
         """From y, because y > 0 exactly where z > 0."""
@@ -74,17 +74,39 @@ class ReferenceKernels(InOrder):
     def backward_tanh(self, dz: Array, layer: Dense, y: Array, dz_before: Array) -> None:
         dz_before[...] = ops.tanh_backward(ops.dense_backward_dx(dz, layer.weight), y)
 
-    def update(self, x: Array, dz: Array, p: Parameters, step: Array) -> None:
-        self.gradients(x, dz, p)
+    def input_gradient(self, dz: Array, layer: Dense, penalty: Penalty) -> None:
+        g = ops.dense_backward_dx(dz, layer.weight)
+        penalty.u[0][...] = penalty.rate * g
+        penalty.value[...] = 0.5 * (penalty.u[0] * g).sum(axis=1, keepdims=True)
+
+    def tangent_leaky_relu(self, u: Array, layer: Dense, y: Array, slope: float, out: Array) -> None:
+        out[...] = ops.leaky_relu_backward(u @ layer.weight, y, slope)
+
+    def tangent_dydz(self, u: Array, layer: Dense, dydz: Array, out: Array) -> None:
+        out[...] = (u @ layer.weight) * dydz
+
+    def combine(self, c: Array, x: Array, u: Array) -> None:
+        u += c * x
+
+    def copy(self, x: Array, out: Array) -> None:
+        out[...] = x
+
+    def update(self, x: Array, dz: Array, p: Parameters, step: Array, c: Array | None = None) -> None:
+        self.gradients(x, dz, p, c)
         self.adam(p, step)
 
-    def gradients(self, x: Array, dz: Array, p: Parameters) -> None:
+    def gradients(self, x: Array, dz: Array, p: Parameters, c: Array | None = None) -> None:
         p.layer.dweight[...], p.layer.dbias[...] = ops.dense_backward_params(dz, x)
+        if c is not None:
+            p.layer.dbias[...] = (c * dz).sum(axis=0)
 
     def adam(self, p: Parameters, step: Array) -> None:
         part = copy.copy(p.optimizer)
         part.m, part.v, part.step = p.m, p.v, int(step[0])
         part.update(p.parameter, p.gradient)
+        if p.average is not None:
+            average = p.average
+            average += (1.0 - kept_of_average(p.ema, int(step[0]))) * (p.parameter - average)
         p.squares[...] = np.dot(p.gradient, p.gradient)
 
     def finish(self, step: FusedStep) -> None:
@@ -93,7 +115,8 @@ class ReferenceKernels(InOrder):
         p = loss.probability(d.output)
         norms = (np.sqrt(squares.sum()) for squares in (step.squares_d, step.squares_g))
         row = resident.metrics[int(resident.step[0]) % len(resident.metrics)]
-        losses = loss.forward(d.output, d.target), loss.forward(g.output, g.target)
+        penalty = step.penalty.value.sum() if step.penalty else 0.0
+        losses = loss.forward(d.output, d.target) + penalty, loss.forward(g.output, g.target)
         for column, value in enumerate((*losses, p[:b].mean(), p[b:].mean(), *norms)):
             row[column] = value
         resident.step[...] += 1

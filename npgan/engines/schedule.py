@@ -19,8 +19,9 @@ import numpy as np
 
 from npgan.backend import Array, array_module
 from npgan.config import TrainConfig
-from npgan.gan import IMAGE_PIXELS, PASS_D, PASS_G, TrainState
+from npgan.gan import IMAGE_PIXELS, PASS_D, PASS_G, TrainState, loss_of
 from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.losses import Loss
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
 
@@ -54,6 +55,8 @@ class Parameters(NamedTuple):
     optimizer: Adam  # its settings; the iteration is ``resident.step``
     constants: Array  # (7,), where a table keeps what Adam needs in this iteration, the same for all elements
     squares: Array  # parts of Σ gradient², as many as the table likes
+    average: Array | None  # of the parameters, moved with them by ``gan.kept_of_average(ema, iterations done)``
+    ema: float
 
 
 @dataclass
@@ -68,6 +71,24 @@ class Pass:
     dz: list[Array]  # (N, O)
     output: Array  # (N, 1)
     output_dz: Array  # (N, 1)
+    start: Array  # (N, 1): what the backward starts from: output_dz or, for a gradient penalty, ones
+
+    def rows_from(self, first: int) -> Pass:
+        """Of all arrays the rows from ``first`` on."""
+        fields = vars(self).items()
+        return Pass(
+            **{n: [a[first:] for a in v] if isinstance(v, list) else v[first:] for n, v in fields if n != "draws"},
+            draws=self.draws,
+        )
+
+
+@dataclass
+class Penalty:
+    """A gradient penalty ½·Σ_n rate_n·‖∂z_n/∂x_n‖² on the N rows of a pass. Lists have an entry for each layer of width O."""
+
+    rate: Array  # (N, 1)
+    value: Array  # (N, 1): each row's part of the penalty
+    u: list[Array]  # (N, I): ∂penalty/∂(∂z/∂input of the layer), then with c·input added
 
 
 class Kernels(Protocol):
@@ -103,8 +124,8 @@ class Kernels(Protocol):
     def forward_tanh(self, x: Array, layer: Dense, y: Array) -> None:
         """y = tanh(x·W + b). Shapes: x (N, I), y (N, O)."""
 
-    def head(self, p: Pass, layer: Dense, slope: float, logits: bool) -> None:
-        """The last layer, its loss's gradient ``p.output_dz``, and ``p.dz[-1]`` of the layer before it."""
+    def head(self, p: Pass, layer: Dense, slope: float, loss: Loss) -> None:
+        """The last layer, its loss's gradient ``p.output_dz``, and ``p.dz[-1]`` of the layer before it, from ``p.start``."""
 
     def backward_leaky_relu(self, dz: Array, layer: Dense, y: Array, slope: float, dz_before: Array) -> None:
         """dz of the layer before, which ends in a leaky ReLU with result y. Shapes: dz (N, O), y, dz_before (N, I)."""
@@ -115,10 +136,28 @@ class Kernels(Protocol):
     def backward_tanh(self, dz: Array, layer: Dense, y: Array, dz_before: Array) -> None:
         """The same where the layer before ends in tanh with result y."""
 
-    def update(self, x: Array, dz: Array, p: Parameters, step: Array) -> None:
-        """dW = xᵀ·dz and db = Σ_n dz_n, and Adam with them. Shapes: x (N, I), dz (N, O). It is ``gradients``, then ``adam``."""
+    def input_gradient(self, dz: Array, layer: Dense, penalty: Penalty) -> None:
+        """g = dz·Wᵀ, of the first layer: ``penalty.u[0]`` = rate·g, ``penalty.value`` = ½·rate·Σ_i g_i². dz: (N, O)."""
 
-    def gradients(self, x: Array, dz: Array, p: Parameters) -> None:
+    def tangent_leaky_relu(self, u: Array, layer: Dense, y: Array, slope: float, out: Array) -> None:
+        """out = (u·W)∘∂y/∂z, a forward without biases. Shapes: u (N, I), y, out (N, O)."""
+
+    def tangent_dydz(self, u: Array, layer: Dense, dydz: Array, out: Array) -> None:
+        """The same where dropout follows: out = (u·W)∘dydz."""
+
+    def combine(self, c: Array, x: Array, u: Array) -> None:
+        """u += c∘x. Shapes: c (N, 1), x, u (N, I)."""
+
+    def copy(self, x: Array, out: Array) -> None:
+        """out = x. Shapes: (N, I)."""
+
+    def update(self, x: Array, dz: Array, p: Parameters, step: Array, c: Array | None = None) -> None:
+        """dW = xᵀ·dz and db = Σ_n c_n·dz_n, and Adam with them. Shapes: x (N, I), dz (N, O), c (N, 1) or None: ones.
+
+        It is ``gradients``, then ``adam``.
+        """
+
+    def gradients(self, x: Array, dz: Array, p: Parameters, c: Array | None = None) -> None:
         """The first half of ``update``, for an engine that gathers gradients of several workers in between."""
 
     def adam(self, p: Parameters, step: Array) -> None:
@@ -155,23 +194,30 @@ class FusedStep:
 
     def __init__(self, kernels: Kernels, state: TrainState, config: TrainConfig, resident: Resident, rows: int) -> None:
         self.kernels, self.config, self.resident, self.rows = kernels, config, resident, rows
-        self.logits = config.loss == "bce-logits"
+        self.loss, pairs = loss_of(config), config.loss == "relativistic"
+        self.batch = rows if pairs else config.batch_size
         self.optimizers = state.optimizer_d, state.optimizer_g
         self.g, self.d = _dense(state.generator), _dense(state.discriminator)
-        self._dropout = [layer for layer in state.discriminator.layers if isinstance(layer, Dropout)]
-        like, empty, batch = state.generator.parameters, kernels.empty, config.batch_size
+        self._dropout = [layer for layer in state.discriminator.layers if isinstance(layer, Dropout) and layer.rate]
+        like, empty, batch = state.generator.parameters, kernels.empty, self.batch
         self._xp, self._dtype = array_module(like), like.dtype
         self.latent = empty(rows + batch, config.latent_dim)
         self.images = empty(2 * rows + batch, IMAGE_PIXELS)  # real, fake for the D step, fake for the G step
         self.g_y = [*(empty(rows + batch, layer.out_features) for layer in self.g[:-1]), self.images[rows:]]
         self.g_dz = [empty(batch, layer.out_features) for layer in self.g]
         self.pass_d = self._pass(self.images[: 2 * rows], PASS_D)
-        self.pass_g = self._pass(self.images[2 * rows :], PASS_G if config.dropout_in_g_step else None)
+        shown = self.images[: 2 * rows] if pairs else self.images[2 * rows :]
+        self.pass_g = self._pass(shown, PASS_G if config.dropout_in_g_step else None)
         self.pass_d.target[:rows], self.pass_d.target[rows:] = 1.0 - config.label_smoothing, 0.0
-        self.pass_g.target[...] = 1.0
+        self.pass_g.target[:-batch], self.pass_g.target[-batch:] = 0.0, 1.0
+        self.fakes = self.pass_g.rows_from(
+            len(shown) - batch
+        )  # G learns from its fakes, not from what they are paired with
+        self.penalty = self._penalty() if config.penalized else None
         self.constants = self._xp.empty((2, 7), self._dtype)  # of D's Adam and of G's
-        self.parameters_d, self.squares_d = self._parameters(state.discriminator, state.optimizer_d, self.constants[0])
-        self.parameters_g, self.squares_g = self._parameters(state.generator, state.optimizer_g, self.constants[1])
+        d, g = (state.discriminator, state.optimizer_d, None), (state.generator, state.optimizer_g, state.average)
+        self.parameters_d, self.squares_d = self._parameters(*d, self.constants[0])
+        self.parameters_g, self.squares_g = self._parameters(*g, self.constants[1])
 
     def launch(self) -> None:
         """The same order as in ``gan.train_step``."""
@@ -190,9 +236,11 @@ class FusedStep:
         self._backward_d(self.pass_d, self.parameters_d)
 
         # G step: make the updated D say "real". The gradient goes through D and tanh down to G's last z.
+        if self.config.loss == "relativistic":  # in pairs with the real images
+            k.copy(self.images[2 * rows :], self.images[rows : 2 * rows])
         self._forward_d(self.pass_g)
-        self._backward_d(self.pass_g, None)
-        k.backward_tanh(self.pass_g.dz[0], self.d[0], self.pass_g.x, self.g_dz[-1])
+        self._backward_d(self.fakes, None)
+        k.backward_tanh(self.fakes.dz[0], self.d[0], self.fakes.x, self.g_dz[-1])
         for index in reversed(range(len(self.g))):
             x = (self.g_y[index - 1] if index else self.latent)[rows:]
             if index:
@@ -207,6 +255,8 @@ class FusedStep:
             yield "generator", f"output of {_name(2 * index)}", y
         yield "discriminator", "images", self.images
         yield from self._tensors_d(self.pass_d, "")
+        for index, u in enumerate(self.penalty.u if self.penalty else []):
+            yield "discriminator", f"penalty's input of {_name(3 * index)}", u
         yield from _gradients("discriminator", 3, self.parameters_d)
         yield from self._tensors_d(self.pass_g, " (G step)")
         for index, dz in reversed(list(enumerate(self.g_dz))):
@@ -222,21 +272,39 @@ class FusedStep:
             else:
                 k.forward_leaky_relu(x, layer, slope, y)
             x = y
-        k.head(p, self.d[-1], slope, self.logits)
+        k.head(p, self.d[-1], slope, self.loss)
 
     def _backward_d(self, p: Pass, parameters: list[Parameters] | None) -> None:
         """From dz of the last hidden layer to dz of the first, and the update of the parameters, if given."""
         k = self.kernels
-        if parameters:
-            self._update(len(self.d) - 1, p.y[-1], p.output_dz, parameters)
+        plain = parameters if self.penalty is None else None
+        if plain:
+            self._update(len(self.d) - 1, p.y[-1], p.output_dz, plain)
         for index in reversed(range(len(self.d) - 1)):
             layer, dz = self.d[index], p.dz[index]
             if index and p.draws:
                 k.backward_dydz(dz, layer, p.dydz[index - 1], p.dz[index - 1])
             elif index:
                 k.backward_leaky_relu(dz, layer, p.y[index - 1], self.config.leaky_slope, p.dz[index - 1])
-            if parameters:
-                self._update(index, p.y[index - 1] if index else p.x, dz, parameters)
+            if plain:
+                self._update(index, p.y[index - 1] if index else p.x, dz, plain)
+        if parameters and self.penalty:
+            self._penalized_updates(p, self.penalty, parameters)
+
+    def _penalized_updates(self, p: Pass, penalty: Penalty, parameters: list[Parameters]) -> None:
+        """dW of loss and penalty in one matmul. The backward started from 1, so its dz is ∂z/∂(the layer's z), δ.
+
+        The loss's dW is (c∘x)ᵀ·δ with c = ∂L/∂z, one number a row, and the penalty's uᵀ·δ: together (c∘x + u)ᵀ·δ.
+        """
+        k, c = self.kernels, p.output_dz
+        k.input_gradient(p.dz[0], self.d[0], penalty)
+        for index, (layer, u) in enumerate(zip(self.d, penalty.u, strict=True)):
+            if layer is not self.d[-1] and p.draws:
+                k.tangent_dydz(u, layer, p.dydz[index], penalty.u[index + 1])
+            elif layer is not self.d[-1]:
+                k.tangent_leaky_relu(u, layer, p.y[index], self.config.leaky_slope, penalty.u[index + 1])
+            k.combine(c, p.y[index - 1] if index else p.x, u)
+            k.update(u, p.start if layer is self.d[-1] else p.dz[index], parameters[index], self.resident.step, c)
 
     def _update(self, index: int, x: Array, dz: Array, parameters: list[Parameters]) -> None:
         """After the matmul that reads the layer's weight: on the side stream, but for the first layer."""
@@ -256,9 +324,22 @@ class FusedStep:
         def column() -> Array:
             return self._xp.empty((rows, 1), self._dtype)
 
-        return Pass(x, column(), draws, hidden(), hidden() if draws else [], hidden(), column(), column())
+        dydz, output_dz = hidden() if draws else [], column()
+        start = output_dz
+        if forward_pass == PASS_D and self.config.penalized:
+            start = column()
+            start[...] = 1.0
+        return Pass(x, column(), draws, hidden(), dydz, hidden(), column(), output_dz, start)
 
-    def _parameters(self, net: Sequential, optimizer: Adam, constants: Array) -> tuple[list[Parameters], Array]:
+    def _penalty(self) -> Penalty:
+        rows, config = self.rows, self.config
+        rate, value = (self._xp.empty((2 * rows, 1), self._dtype) for _ in range(2))
+        rate[:rows], rate[rows:] = config.r1 / rows, config.r2 / rows
+        return Penalty(rate, value, [self.kernels.empty(2 * rows, layer.in_features) for layer in self.d])
+
+    def _parameters(
+        self, net: Sequential, optimizer: Adam, average: Array | None, constants: Array
+    ) -> tuple[list[Parameters], Array]:
         """Of each Dense layer, and the parts of Σ gradient² of all of them."""
         counts = [self.kernels.partial_sums(layer) for layer in _dense(net)]
         squares = self._xp.zeros(sum(counts), self._dtype)
@@ -267,7 +348,9 @@ class FusedStep:
         for layer, count in zip(_dense(net), counts, strict=True):
             own = slice(start, start + layer.weight.size + layer.bias.size)
             vectors = net.gradients[own], net.parameters[own], optimizer.m[own], optimizer.v[own]
-            found.append(Parameters(layer, *vectors, optimizer, constants, squares[part : part + count]))
+            own_average = None if average is None else average[own]
+            own_squares = squares[part : part + count]
+            found.append(Parameters(layer, *vectors, optimizer, constants, own_squares, own_average, self.config.ema))
             start, part = own.stop, part + count
         return found, squares
 
@@ -282,7 +365,7 @@ def unsupported(state: TrainState, config: TrainConfig) -> str | None:
     """Why the schedule cannot train these networks, or None. It is written for the two of the tutorial, in any width."""
     hidden_g: list[type[Layer]] = [Dense, LeakyReLU]
     hidden_d: list[type[Layer]] = [Dense, LeakyReLU, Dropout]
-    head: list[type[Layer]] = [Dense] if config.loss == "bce-logits" else [Dense, Sigmoid]
+    head: list[type[Layer]] = [Dense, Sigmoid] if config.loss == "bce" else [Dense]
     layers = [*state.generator.layers, *state.discriminator.layers]
     g, d = ([type(layer) for layer in net.layers] for net in (state.generator, state.discriminator))
     blocks = max(1, len(d) // 3)  # the head's backward ends in a hidden layer

@@ -240,6 +240,10 @@ class _Watched(Layer):
     def backward_input(self, dy: np.ndarray, cache: Any) -> np.ndarray:
         return self._back(self.layer.backward_input, dy, cache)
 
+    def double_backward(self, u: np.ndarray, dy: np.ndarray, cache: Any) -> np.ndarray:
+        with self.recorder.at(f"{self.net} penalty", self.where):
+            return self.layer.double_backward(u, dy, cache)
+
     def _back(self, backward: Callable[[np.ndarray, Any], np.ndarray], dy: np.ndarray, cache: Any) -> np.ndarray:
         with self.recorder.at(f"{self.net} backward", self.where):
             dx = backward(dy, cache)

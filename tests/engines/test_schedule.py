@@ -28,6 +28,12 @@ _OPTIONS: list[dict[str, Any]] = [
 ]
 _OPTIONS += [{"beta1": 0.5, "beta2": 0.99, "adam_epsilon": 1e-4, "lr_g": 1e-3, "lr_d": 5e-4}]
 _OPTIONS += [{"leaky_slope": 0.0, "dropout": 0.5, "latent_dim": 7}, {"dropout": 0.0, "seed": 2**63 + 5}]
+_OPTIONS += [
+    {"loss": "bce-logits", "r1": 3.0, "ema": 0.99},
+    {"loss": "relativistic"},
+    {"loss": "relativistic", "r1": 0.5, "r2": 2.0, "dropout_in_g_step": True},
+    {"loss": "relativistic", "r1": 0.5, "r2": 0.5, "dropout": 0.0, "beta1": 0.5, "ema": 0.9},
+]
 
 
 def _relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -47,6 +53,9 @@ def test_twenty_steps_are_the_textbooks(backend: Backend, option: dict[str, Any]
         mine, its = getattr(ours, optimizer), getattr(theirs, optimizer)
         assert _relative(mine.m, its.m) < 1e-12 and _relative(mine.v, its.v) < 1e-12
         assert mine.step == its.step == ours.step == theirs.step == _STEPS
+    assert (ours.average is None) == (theirs.average is None) == (config.ema == 0.0)
+    if ours.average is not None:
+        assert _relative(ours.average, theirs.average) < 1e-12 < _relative(ours.average, ours.generator.parameters)
 
 
 def test_every_tensor_of_an_iteration_is_told_in_order(backend: Backend) -> None:
