@@ -20,10 +20,11 @@ from numba.extending import intrinsic
 from npgan.engines.cpu.gemm import Gemm
 from npgan.engines.cpu.jit import compiled, shared
 from npgan.engines.cpu.philox import counter, normal, philox
-from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass
-from npgan.gan import LATENT_D, LATENT_G, loss_of
+from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass, Penalty
+from npgan.gan import LATENT_D, LATENT_G, kept_of_average, loss_of
 from npgan.nn.layers import Dense
-from npgan.nn.ops import BCE_EPSILON, binary_cross_entropy_with_logits_backward
+from npgan.nn.losses import BinaryCrossEntropy, Loss
+from npgan.nn.ops import BCE_EPSILON
 from npgan.nn.philox import Stream
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -77,17 +78,17 @@ class CpuKernels(InOrder):
         _add_bias(y.T, layer.bias)
         np.tanh(y, out=y)  # NumPy's is vectorized, numba's is not
 
-    def head(self, p: Pass, layer: Dense, slope: float, logits: bool) -> None:
+    def head(self, p: Pass, layer: Dense, slope: float, loss: Loss) -> None:
         self.gemm(p.y[-1], layer.weight, p.output)
         p.output += layer.bias
-        if logits:
-            p.output_dz[...] = binary_cross_entropy_with_logits_backward(p.output, p.target)
-        else:
+        if loss.name == BinaryCrossEntropy().name:
             _sigmoid_cross_entropy(p.output, p.target, BCE_EPSILON, p.output_dz)
-        if p.dydz:
-            _outer_dydz(p.output_dz.T[0], layer.weight[:, 0], p.dydz[-1].T, p.dz[-1].T)
         else:
-            _outer_leaky_relu(p.output_dz.T[0], layer.weight[:, 0], p.y[-1].T, slope, p.dz[-1].T)
+            p.output_dz[...] = loss.backward(p.output, p.target)
+        if p.dydz:
+            _outer_dydz(p.start.T[0], layer.weight[:, 0], p.dydz[-1].T, p.dz[-1].T)
+        else:
+            _outer_leaky_relu(p.start.T[0], layer.weight[:, 0], p.y[-1].T, slope, p.dz[-1].T)
 
     def backward_leaky_relu(
         self, dz: np.ndarray, layer: Dense, y: np.ndarray, slope: float, dz_before: np.ndarray
@@ -103,24 +104,45 @@ class CpuKernels(InOrder):
         self.gemm(dz, layer.weight.T, dz_before)
         _tanh_backward(y.T, dz_before.T)
 
-    def update(self, x: np.ndarray, dz: np.ndarray, p: Parameters, step: np.ndarray) -> None:
-        self.gradients(x, dz, p)
+    def input_gradient(self, dz: np.ndarray, layer: Dense, penalty: Penalty) -> None:
+        self.gemm(dz, layer.weight.T, penalty.u[0])
+        _penalty(penalty.u[0].T, penalty.rate.T[0], penalty.value.T[0])
+
+    def tangent_leaky_relu(self, u: np.ndarray, layer: Dense, y: np.ndarray, slope: float, out: np.ndarray) -> None:
+        self.gemm(u, layer.weight, out)
+        _leaky_relu_backward(y.T, slope, out.T)
+
+    def tangent_dydz(self, u: np.ndarray, layer: Dense, dydz: np.ndarray, out: np.ndarray) -> None:
+        self.gemm(u, layer.weight, out)
+        _scale(dydz.T, out.T)
+
+    def combine(self, c: np.ndarray, x: np.ndarray, u: np.ndarray) -> None:
+        _combine(c.T[0], x.T, u.T)
+
+    def copy(self, x: np.ndarray, out: np.ndarray) -> None:
+        out[...] = x
+
+    def update(
+        self, x: np.ndarray, dz: np.ndarray, p: Parameters, step: np.ndarray, c: np.ndarray | None = None
+    ) -> None:
+        self.gradients(x, dz, p, c)
         self.adam(p, step)
 
-    def gradients(self, x: np.ndarray, dz: np.ndarray, p: Parameters) -> None:
+    def gradients(self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None = None) -> None:
         self.gemm(x.T, dz, p.layer.dweight)
-        _column_sums(dz.T, p.layer.dbias)
+        if c is None:
+            _column_sums(dz.T, p.layer.dbias)
+        else:
+            _weighted_column_sums(dz.T, c.T[0], p.layer.dbias)
 
     def adam(self, p: Parameters, step: np.ndarray) -> None:
         o, t = p.optimizer, int(step[0]) + 1
         rate, unbias = o.lr / (1.0 - o.beta1**t), 1.0 / (1.0 - o.beta2**t)
-        betas = (
-            o.beta1,
-            1.0 - o.beta1,
-            o.beta2,
-            1.0 - o.beta2,
-        )  # 1 - 0.999 taken in float32 would be off by 5e-5 of itself
+        # 1 - 0.999 taken in float32 would be off by 5e-5 of itself
+        betas = o.beta1, 1.0 - o.beta1, o.beta2, 1.0 - o.beta2
         _adam(p.parameter, p.gradient, p.m, p.v, *betas, o.epsilon, rate, unbias, p.squares)
+        if p.average is not None:
+            _move_average(p.parameter, 1.0 - kept_of_average(p.ema, t - 1), p.average)
 
     def finish(self, step: FusedStep) -> None:
         resident, d, g, b = step.resident, step.pass_d, step.pass_g, step.rows
@@ -128,6 +150,8 @@ class CpuKernels(InOrder):
         p = loss.probability(d.output)
         row = resident.metrics[int(resident.step[0]) % len(resident.metrics)]
         row[:2] = loss.forward(d.output, d.target), loss.forward(g.output, g.target)
+        if step.penalty:
+            row[0] += step.penalty.value.sum()
         row[2:4] = p[:b].mean(), p[b:].mean()
         row[4:] = [np.sqrt(squares.sum(dtype=np.float64)) for squares in (step.squares_d, step.squares_g)]
         resident.step[0] += 1
@@ -246,6 +270,38 @@ def _outer_leaky_relu(dz, weight, y, slope, dz_before):  # type: ignore[no-untyp
             row[n] = dz[n] * w if y_row[n] > _ZERO else slope * (dz[n] * w)
 
 
+# --- gradient penalties ----------------------------------------------------------------------------------------------
+
+
+@compiled("void(float32[:, :], float32[::1], float32[::1])")
+def _penalty(g, rate, value):  # type: ignore[no-untyped-def]
+    """g becomes rate·g; ``value`` is each row's ½·rate·Σ g²."""
+    value[:] = _ZERO
+    for i in range(g.shape[0]):
+        row = _row(g[i])
+        for n in range(row.size):
+            scaled = rate[n] * row[n]
+            value[n] += np.float32(0.5) * scaled * row[n]
+            row[n] = scaled
+
+
+@shared("void(float32[::1], float32[:, :], float32[:, :])")
+def _combine(c, x, u):  # type: ignore[no-untyped-def]
+    for i in prange(u.shape[0]):
+        x_row, u_row = _row(x[i]), _row(u[i])
+        for n in range(u_row.size):
+            u_row[n] += c[n] * x_row[n]
+
+
+@shared("void(float32[:, :], float32[::1], float32[::1])")
+def _weighted_column_sums(dz, c, dbias):  # type: ignore[no-untyped-def]
+    for o in prange(dz.shape[0]):
+        row, total = _row(dz[o]), _ZERO
+        for n in range(row.size):
+            total += c[n] * row[n]
+        dbias[o] = total
+
+
 # --- gradients and Adam ----------------------------------------------------------------------------------------------
 
 
@@ -274,6 +330,15 @@ def _adam(param, grad, m, v, beta1, rest1, beta2, rest2, epsilon, rate, unbias, 
             p_[i] -= m_[i] * rate / (np.sqrt(v_[i] * unbias) + epsilon)
             total += g * g
         squares[block] = total
+
+
+@shared("void(float32[::1], float32, float32[::1])")
+def _move_average(param, rest, average):  # type: ignore[no-untyped-def]
+    for block in prange(-(-param.size // _ADAM_BLOCK)):
+        start, stop = block * _ADAM_BLOCK, min((block + 1) * _ADAM_BLOCK, param.size)
+        p_, a_ = param[start:stop], average[start:stop]
+        for i in range(p_.size):
+            a_[i] += rest * (p_[i] - a_[i])
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
