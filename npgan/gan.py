@@ -111,11 +111,12 @@ def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMet
     pairs = config.loss == "relativistic"  # "more real than this real image"
     fake, g_caches = g.forward(noise(state, config, LATENT_G, b if pairs else config.batch_size))
     key = DropoutKey(config.seed, state.step, PASS_G) if config.dropout_in_g_step else None
-    output_g, d_caches = d.forward(np.concatenate([real, fake]) if pairs else fake, key)
+    shown = np.concatenate([real, fake]) if pairs else fake
+    output_g, d_caches = d.forward(shown, key)
     target_g = np.ones_like(output_g)
     target_g[: -len(fake)] = 0.0
-    dimages = d.backward_input(loss.backward(output_g, target_g), d_caches)
-    g.backward(dimages[-len(fake) :], g_caches)
+    dshown = d.backward_input(loss.backward(output_g, target_g), d_caches)
+    g.backward(dshown[-len(fake) :], g_caches)
     state.optimizer_g.update(g.parameters, g.gradients)
     if state.average is not None:
         keep = kept_of_average(config.ema, state.step)

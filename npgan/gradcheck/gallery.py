@@ -153,19 +153,19 @@ BUGS = (
     Bug(
         "the images' gradient never reaches G",
         "gan.train_step",
-        (("g.backward(dfake,", "g.backward(np.zeros_like(dfake),"),),
+        (("g.backward(dshown", "g.backward(0.0 * dshown"),),
         "zero",
     ),
     Bug(
         "G's caches cleared before its backward",
         "gan.train_step",
-        (("dfake, g_caches)", "dfake, [np.zeros_like(cache) for cache in g_caches])"),),
+        ((":], g_caches)", ":], [np.zeros_like(cache) for cache in g_caches])"),),
         "zero",
     ),
     Bug(
         "the G step's backward with dropout, its forward without",
         "gan.train_step",
-        (("ones), d_caches)", "ones), d.forward(fake, DropoutKey(1, 2, 0))[1])"),),
+        (("target_g), d_caches)", "target_g), d.forward(shown, DropoutKey(1, 2, 0))[1])"),),
     ),
     Bug(
         "the G step writes D's gradients too",
@@ -175,7 +175,7 @@ BUGS = (
     Bug(
         "G's gradient from the caches of the D step's fakes",
         "gan.train_step",
-        (("dfake, g_caches)", "dfake, g.forward(noise(state, config, LATENT_D, config.batch_size))[1])"),),
+        ((":], g_caches)", ":], g.forward(noise(state, config, LATENT_D, len(fake)))[1])"),),
     ),
     Bug("dropout left on in the G step", "gan.train_step", ((" if config.dropout_in_g_step else None", ""),)),
     Bug(
@@ -188,6 +188,72 @@ BUGS = (
         "the G step's targets are 0: G learns to be caught",
         "gan.train_step",
         (("np.ones_like(output_g)", "np.zeros_like(output_g)"),),
+    ),
+    Bug(
+        "both of a pair pulled the same way",
+        "nn.ops.relativistic_backward",
+        (("sign * np.conc", "np.conc"),),
+        "partial-factor",
+    ),
+    Bug(
+        "the penalty's weight gradient taken twice, once for each factor",
+        "nn.ops.dense_double_backward",
+        (("u.T @ dy", "2.0 * u.T @ dy"),),
+        "factor",
+    ),
+    Bug(
+        "the penalty gives the bias a gradient",
+        "nn.layers.Dense.double_backward",
+        (("self.dweight += dweight", "self.dweight += dweight\n        self.dbias += ddy.sum(axis=0)"),),
+        "should-be-zero",
+    ),
+    Bug(
+        "the penalty's forward adds the bias",
+        "nn.layers.Dense.double_backward",
+        (("return ddy", "return ddy + self.bias"),),
+    ),
+    Bug(
+        "the penalty's gradient put in the place of the loss's",
+        "nn.layers.Dense.double_backward",
+        (("self.dweight += dweight", "self.dweight[...] = dweight"),),
+        caught_at="gan.train_step",
+    ),
+    Bug(
+        "the second pass takes its slopes from the backward's dy, not from the forward's x",
+        "nn.layers.LeakyReLU.double_backward",
+        (("(u, cache, self.slope)", "(u, dy, self.slope)"),),
+        "branches",
+    ),
+    Bug(
+        "the second pass forgets the mask",
+        "nn.layers.Dropout.double_backward",
+        (("return self.backward(u, cache)", "return u"),),
+        "mask",
+    ),
+    Bug(
+        "every row of the penalty at the mean rate",
+        "nn.network.Sequential.gradient_penalty",
+        (("u = rate * dx", "u = rate.mean() * dx"),),
+    ),
+    Bug(
+        "the penalty's half forgotten in its value, though not in its gradient",
+        "nn.network.Sequential.gradient_penalty",
+        (("0.5 * np.sum", "np.sum"),),
+        "factor",
+        caught_at="gan.train_step",
+    ),
+    Bug(
+        "the penalties averaged over real and fake rows together: γ/2N, not γ/N",
+        "gan.train_step",
+        (
+            ("output, config.r2 / b)", "output, config.r2 / len(output))"),
+            ("= config.r1 / b", "= config.r1 / len(output)"),
+        ),
+    ),
+    Bug(
+        "the rates of R1 and R2 exchanged",
+        "gan.train_step",
+        (("output, config.r2 / b)", "output, config.r1 / b)"), ("= config.r1 / b", "= config.r2 / b")),
     ),
 )
 

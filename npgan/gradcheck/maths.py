@@ -178,16 +178,17 @@ def layer_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check | F
 
 
 def double_backward_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
-    """The derivative of ``backward_input``, of layers; and that of a penalty on a network's input gradients."""
+    """The derivative of ``backward_input``, of every layer that has one."""
     for layer in (Dense(I, O), LeakyReLU(SLOPE), Dropout(RATE)):
         subject, key = randomized(alone(layer, xp), rng), random_key(rng)
         x = xp.asarray(rng.normal(size=(N, I)))
         y, cache = subject.forward(x, key)
-        inputs = {
-            "dy": xp.asarray(rng.normal(size=y.shape)),
-            **{n: t for n, t in subject.tensors.items() if n != "bias"},
-        }
+        inputs = {"dy": xp.asarray(rng.normal(size=y.shape)), **subject.tensors}
         yield _double_backward_check(subject, inputs, cache, xp.asarray(rng.normal(size=x.shape)))
+
+
+def penalty_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
+    """A penalty on a network's input gradients, and its gradient in the parameters."""
     layers = [Dense(I, 6), LeakyReLU(SLOPE), Dropout(RATE), Dense(6, O), LeakyReLU(SLOPE), Dense(O, 1)]
     net, key = randomized(Sequential(layers, np.float64, xp), rng), random_key(rng)
     x, rate = xp.asarray(rng.normal(size=(N, I))), xp.asarray(rng.uniform(0.1, 1.0, (N, 1)))
@@ -208,7 +209,7 @@ def double_backward_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator
         net.gradient_penalty(rate, caches)
         return net.gradient_tensors, bind
 
-    yield Check("double backward", "nn.network.Sequential.gradient_penalty", prepare, "", factors=rows_factors(N))
+    yield Check("penalty", "nn.network.Sequential.gradient_penalty", prepare, "", factors=rows_factors(N))
 
 
 def _double_backward_check(subject: Layer, inputs: dict[str, Array], cache: Any, u: Array) -> Check:
@@ -217,8 +218,8 @@ def _double_backward_check(subject: Layer, inputs: dict[str, Array], cache: Any,
         work = {name: array.astype(dtype) for name, array in inputs.items()}
 
         def evaluate() -> tuple[Array, list[Array]]:
-            for name in twin.tensors:
-                twin.tensors[name][...] = work.get(name, 0.0)
+            for name, tensor in twin.tensors.items():
+                tensor[...] = work[name]
             return (u * twin.backward_input(work["dy"], cache)).sum(), []
 
         return Bound(work, evaluate)
@@ -226,8 +227,7 @@ def _double_backward_check(subject: Layer, inputs: dict[str, Array], cache: Any,
     def prepare() -> tuple[dict[str, Array], Bind]:
         subject.gradients[...] = 0.0
         ddy = subject.double_backward(u, inputs["dy"], cache)
-        assert all(not gradient.any() for name, gradient in subject.gradient_tensors.items() if name == "bias")
-        return {"dy": ddy, **{name: subject.gradient_tensors[name] for name in inputs if name != "dy"}}, bind
+        return {"dy": ddy, **subject.gradient_tensors}, bind
 
     return Check("double backward", f"nn.layers.{type(subject).__name__}.double_backward", prepare, factors=_FACTORS)
 

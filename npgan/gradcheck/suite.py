@@ -12,11 +12,11 @@ from npgan.engines import Choice
 from npgan.gradcheck.adam import adam_checks
 from npgan.gradcheck.check import Check, FormulaCheck, Result, run_check
 from npgan.gradcheck.engines import engine_checks
-from npgan.gradcheck.maths import double_backward_checks, layer_checks, loss_checks, op_checks
+from npgan.gradcheck.maths import double_backward_checks, layer_checks, loss_checks, op_checks, penalty_checks
 from npgan.gradcheck.networks import network_checks
 from npgan.gradcheck.steps import train_step_checks
 
-LEVELS = ("op", "layer", "loss", "network", "double backward", "Adam", "train_step", "engines")
+LEVELS = ("op", "layer", "loss", "network", "double backward", "penalty", "Adam", "train_step", "engines")
 
 
 def run_levels(seed: int, backend: Backend, real: bool = True, fused: Choice | None = None) -> Iterator[list[Result]]:
@@ -34,6 +34,7 @@ def run_levels(seed: int, backend: Backend, real: bool = True, fused: Choice | N
             "loss": loss_checks(rng, xp),
             "network": network_checks(rng, xp, real),
             "double backward": double_backward_checks(rng, xp),
+            "penalty": penalty_checks(rng, xp),
             "Adam": adam_checks(rng, xp),
             "train_step": train_step_checks(rng, xp, real),
             "engines": engine_checks(rng, xp, fused),

@@ -103,7 +103,7 @@ def test_planted_bugs_are_caught(bug: Bug) -> None:
 
 
 def test_there_are_many_planted_bugs_and_each_is_a_small_edit() -> None:
-    assert len(BUGS) == 32
+    assert len(BUGS) == 43
     assert len({bug.title for bug in BUGS}) == len(BUGS)
     assert all(1 <= len(difference(bug)) <= 4 for bug in BUGS)
 
