@@ -65,6 +65,7 @@ class ReferenceEngine:
         done: list[list[float]] = []
         for _ in range(iterations):
             epoch, iteration = divmod(state.step, iterations_per_epoch(count, batch))
+            set_learning_rates(state, self.config, epoch)
             if epoch != self._order_epoch:
                 self._order = philox.permutation(self.config.seed, epoch, count, array_module(self.images))
                 self._order_epoch = epoch
@@ -117,6 +118,7 @@ class FusedEngine:
             while iterations:
                 epoch, first = divmod(state.step, self.per_epoch)
                 self._shuffle(epoch)
+                set_learning_rates(state, self.config, epoch)
                 wanted = min(iterations, self.per_epoch - first)
                 whole = min(wanted, max(self._whole - first, 0))
                 count = self._repeat(self.config.batch_size, whole)
@@ -147,6 +149,12 @@ class FusedEngine:
             order = self.resident.order
             order[...] = philox.permutation(self.config.seed, epoch, order.size, self._xp)
             self._order_epoch = epoch
+
+
+def set_learning_rates(state: TrainState, config: TrainConfig, epoch: int) -> None:
+    """Both optimizers' rates in this epoch, counted from 0: the config's or, on a cosine, ½·(1 + cos(π·epoch/epochs)) of it."""
+    share = 0.5 * (1.0 + math.cos(math.pi * epoch / config.epochs)) if config.lr_schedule == "cosine" else 1.0
+    state.optimizer_g.lr, state.optimizer_d.lr = share * config.lr_g, share * config.lr_d
 
 
 def _keep_freed_memory() -> None:

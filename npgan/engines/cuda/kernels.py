@@ -16,12 +16,15 @@ import numpy as np
 from npgan.backend import Array
 from npgan.engines.cuda.device import THREADS, Gpu, Launcher, tile_of
 from npgan.engines.cuda.graph import Graphs
-from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass
+from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass, Penalty
 from npgan.gan import IMAGE_PIXELS
 from npgan.nn.layers import Dense
+from npgan.nn.losses import BinaryCrossEntropy, Loss
 
 _i, _f, _u, _u64, _d = np.int32, np.float32, np.uint32, np.uint64, np.float64  # the kernels' argument types
 _NULL = np.uint64(0)
+
+NO_PENALTIES = "no CUDA kernels yet for --loss relativistic, --r1, --r2, --ema and --lr-schedule cosine"
 
 
 class CudaKernels:
@@ -83,13 +86,13 @@ class CudaKernels:
     def forward_tanh(self, x: Array, layer: Dense, y: Array) -> None:
         self._gemm("forward_tanh", y.shape, layer, (x, layer.weight, layer.bias, y))
 
-    def head(self, p: Pass, layer: Dense, slope: float, logits: bool) -> None:
+    def head(self, p: Pass, layer: Dense, slope: float, loss: Loss) -> None:
         """A warp for each row."""
         x, dydz = p.y[-1], p.dydz[-1] if p.dydz else _NULL
         rows, width = x.shape
         self.launcher.launch(
             "head", (-(-rows * 32 // THREADS), 1), x, layer.weight, layer.bias, p.target, dydz, p.output, p.output_dz,
-            p.dz[-1], _i(rows), _i(width), _f(slope), _i(logits),
+            p.dz[-1], _i(rows), _i(width), _f(slope), _i(loss.name != BinaryCrossEntropy().name),
         )  # fmt: skip
 
     def backward_leaky_relu(self, dz: Array, layer: Dense, y: Array, slope: float, dz_before: Array) -> None:
@@ -101,10 +104,25 @@ class CudaKernels:
     def backward_tanh(self, dz: Array, layer: Dense, y: Array, dz_before: Array) -> None:
         self._gemm("backward_tanh", dz_before.shape, layer, (dz, layer.weight, y, dz_before))
 
-    def update(self, x: Array, dz: Array, p: Parameters, step: Array) -> None:
+    def input_gradient(self, dz: Array, layer: Dense, penalty: Penalty) -> None:
+        raise NotImplementedError(NO_PENALTIES)
+
+    def tangent_leaky_relu(self, u: Array, layer: Dense, y: Array, slope: float, out: Array) -> None:
+        raise NotImplementedError(NO_PENALTIES)
+
+    def tangent_dydz(self, u: Array, layer: Dense, dydz: Array, out: Array) -> None:
+        raise NotImplementedError(NO_PENALTIES)
+
+    def combine(self, c: Array, x: Array, u: Array) -> None:
+        raise NotImplementedError(NO_PENALTIES)
+
+    def copy(self, x: Array, out: Array) -> None:
+        raise NotImplementedError(NO_PENALTIES)
+
+    def update(self, x: Array, dz: Array, p: Parameters, step: Array, c: Array | None = None) -> None:
         self._update(x, dz, p, p.m)
 
-    def gradients(self, x: Array, dz: Array, p: Parameters) -> None:
+    def gradients(self, x: Array, dz: Array, p: Parameters, c: Array | None = None) -> None:
         self._update(x, dz, p, _NULL)
 
     def adam(self, p: Parameters, step: Array) -> None:
@@ -116,7 +134,7 @@ class CudaKernels:
         self.launcher.launch(
             "finish", (1, 1), d.output, d.target, g.output, g.target, step.squares_d, step.squares_g, resident.metrics,
             resident.step, _i(step.rows), _i(step.config.batch_size), _i(len(resident.metrics)), _i(step.squares_d.size),
-            _i(step.squares_g.size), _i(step.logits),
+            _i(step.squares_g.size), _i(step.config.loss != "bce"),
         )  # fmt: skip
 
     def _update(self, x: Array, dz: Array, p: Parameters, m: Any) -> None:
