@@ -26,11 +26,12 @@ from npgan.engines.cpu.blas import Blas
 from npgan.engines.cpu.gemm import Gemm, suitable
 from npgan.engines.cpu.kernels import CpuKernels
 from npgan.engines.reference import ReferenceKernels
-from npgan.engines.schedule import Draw, FusedStep, Kernels, Parameters, Pass, Resident
+from npgan.engines.schedule import Draw, FusedStep, Kernels, Parameters, Pass, Penalty, Resident
 from npgan.errors import InputError
 from npgan.gan import TrainState, new_state
 from npgan.nn import philox
 from npgan.nn.layers import Dense, Dropout
+from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss, Relativistic
 from npgan.nn.network import Sequential
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -125,20 +126,21 @@ def test_odd_widths_are_refused() -> None:
         k.forward_dropout(_room(k, 4, 3), _dense(3, 5), 0.2, draw, _room(k, 4, 5), _room(k, 4, 5))
 
 
-@pytest.mark.parametrize("logits", [False, True])
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), BinaryCrossEntropyWithLogits(), Relativistic()])
 @pytest.mark.parametrize("dropout", [False, True])
-def test_the_head(logits: bool, dropout: bool) -> None:
+def test_the_head(loss: Loss, dropout: bool) -> None:
     """The output, its loss's gradient, and dz of the layer before: far out on both sides too."""
     layer, x, dydz = _dense(32, 1), _normal(50, 32), _normal(50, 32)
     x[:2] *= 30.0
     results = []
     for k in _tables():
         column = np.full((50, 1), np.nan, np.float32)
-        target = (np.arange(50) % 2).astype(np.float32).reshape(50, 1)
+        target = np.repeat([1.0, 0.0], 25).astype(np.float32).reshape(50, 1)
         draws = [Draw(Dropout(0.3), 0, 5, _STEP)] if dropout else []
         kept = [_placed(k, dydz)] if dropout else []
-        p = Pass(x, target, draws, [_placed(k, x)], kept, [_room(k, 50, 32)], column, column.copy())
-        k.head(p, layer, 0.2, logits)
+        dz = column.copy()
+        p = Pass(x, target, draws, [_placed(k, x)], kept, [_room(k, 50, 32)], column, dz, dz)
+        k.head(p, layer, 0.2, loss)
         results.append((p.output, p.output_dz, p.dz[0]))
     for expected, found in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -157,7 +159,7 @@ def test_gradients_and_adam(rows: int, inputs: int, outputs: int) -> None:
             param, m, v = (vector.copy() for vector in start)
             squares = np.full(k.partial_sums(layer), np.nan, np.float32)
             optimizer = adam_at(m, v, 7, 2e-4)
-            p = Parameters(layer, layer.gradients, param, m, v, optimizer, np.empty(7, np.float32), squares)
+            p = Parameters(layer, layer.gradients, param, m, v, optimizer, np.empty(7, np.float32), squares, None, 0.0)
             a, b = _placed(k, x), _placed(k, dz) if outputs > 1 else dz
             if whole:
                 k.update(a, b, p, _STEP)
@@ -205,6 +207,34 @@ def test_the_inputs_of_an_iteration(backend: Backend) -> None:
     np.testing.assert_allclose(results[1][1], results[0][1], atol=2e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 24, 64])
+def test_the_penaltys_kernels(rows: int) -> None:
+    layer, dz, u, slopes, c = _dense(40, 48), _normal(rows, 48), _normal(rows, 40), _normal(rows, 48), _normal(rows, 1)
+    average = _normal(layer.size)
+    results = []
+    for k in _tables():
+        penalty = Penalty(np.abs(c), np.full((rows, 1), np.nan, np.float32), [_room(k, rows, 40)])
+        k.input_gradient(_placed(k, dz), layer, penalty)
+        outs = [_room(k, rows, 48), _room(k, rows, 48)]
+        k.tangent_leaky_relu(_placed(k, u), layer, _placed(k, slopes), 0.2, outs[0])
+        k.tangent_dydz(_placed(k, u), layer, _placed(k, slopes), outs[1])
+        combined, copied = _placed(k, u), _room(k, rows, 40)
+        k.combine(c, penalty.u[0], combined)
+        k.copy(_placed(k, u), copied)
+        param, m, v, moved = (np.ones(layer.size, np.float32) for _ in range(4))
+        moved[...] = average
+        squares = np.zeros(k.partial_sums(layer), np.float32)
+        optimizer = adam_at(m, v, 7, 2e-4)
+        p = Parameters(layer, layer.gradients, param, m, v, optimizer, np.empty(7, np.float32), squares, moved, 0.9)
+        k.update(_placed(k, u), _placed(k, dz), p, _STEP, c)
+        results.append([penalty.u[0], penalty.value, *outs, combined, copied, layer.gradients.copy(), moved])
+    for expected, found in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, **_CLOSE)
+    np.testing.assert_allclose(
+        results[1][-1], average + (10 / 17) * (1.0 - average), atol=2e-4
+    )  # (1 + 7)/(10 + 7) stay
+
+
 def _run(
     config: TrainConfig, backend: Backend, choice: Choice | None, steps: int, dtype: type = np.float32
 ) -> TrainState:
@@ -218,7 +248,15 @@ def _distance(a: Sequential, b: Sequential) -> float:
     return float(np.linalg.norm(a.parameters - b.parameters) / np.linalg.norm(b.parameters))
 
 
-@pytest.mark.parametrize("option", [{}, {"loss": "bce-logits", "dropout_in_g_step": True, "label_smoothing": 0.1}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {},
+        {"loss": "bce-logits", "dropout_in_g_step": True, "label_smoothing": 0.1},
+        {"loss": "relativistic", "r1": 0.5, "r2": 0.5, "ema": 0.99, "dropout": 0.0},
+        {"loss": "bce-logits", "r1": 0.5, "lr_schedule": "cosine"},
+    ],
+)
 def test_fifty_steps_stay_with_the_reference(backend: Backend, option: dict[str, Any]) -> None:
     """Training magnifies rounding: Adam's first steps go by a gradient's sign, however small it is. At the usual learning
     rate the reference itself ends 5e-4 away after 50 steps when OpenBLAS adds up in another order (its Haswell or SkylakeX
