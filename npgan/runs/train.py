@@ -157,9 +157,11 @@ def _start_and_train(request: Request, observe: Observe | None, log: RunLog) -> 
             run.write_config(config)
             return _train(job, observer)
         except OSError as error:
-            saved = f"the last checkpoint is {run.last_saved}, " if run.last_saved else "there is no checkpoint, "
+            what = f"{error.filename or run.path}: {error.strerror or error}; "
+            if run.last_saved is None:
+                raise RunFailed(f"{what}the run has not begun, and what {run.path} held is as it was") from None
             raise RunFailed(
-                f"{error.filename or run.path}: {error.strerror or error}; stopped after step {job.state.step}, {saved}"
+                f"{what}stopped after step {job.state.step}, the last checkpoint is {run.last_saved}, "
                 f"resume with --resume {run.path}"
             ) from None
 
