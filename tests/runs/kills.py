@@ -158,10 +158,11 @@ def torment_overwriting(folder: Path, kills: int, seed: int) -> dict[str, int]:
     while counts["kills"] < kills:
         process = start(data, run, "reference", "--overwrite", "--seed", "7", "--epochs", "1000000")
         checkpoints = run / "checkpoints"
-        before = chance.random() < 0.2  # also before anything is to be seen
-        while not before and (checkpoints / old_last).exists() and not any(checkpoints.glob(f"*{STARTING_FILE}*")):
+        # at any time, from when the first checkpoint is being written, or from when it is and the old files move
+        sign, longest = chance.choice([("*", 1.0), (f"*{STARTING_FILE}*", 0.2), (STARTING_FILE, 0.004)])
+        while (checkpoints / old_last).exists() and not any(checkpoints.glob(sign)):
             assert process.poll() is None
-        kill_after(process, chance.uniform(0.0, 1.0) if before else chance.uniform(0.0, 0.2))
+        kill_after(process, chance.uniform(0.0, longest))
         _, problems = process.communicate()
         assert process.returncode == -9, problems
         counts["kills"] += 1
