@@ -144,7 +144,7 @@ def _observe(run: RunFolder, *others: Any) -> Observer:
     return FiguresObserver(run, *others)
 
 
-_SAMPLE_DEFAULTS = {"count": 64, "seed": 0, "out": Path("samples.png")}  # not argparse's: --animate refuses given ones
+_SAMPLE_DEFAULTS = {"count": 64, "seed": 0, "out": None}  # not argparse's: --animate refuses given ones
 
 
 def _sample(values: dict[str, Any]) -> int:
@@ -330,7 +330,7 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument(
         "--out", type=_path, default=argparse.SUPPRESS,
         help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy "
-        f"(default: {_SAMPLE_DEFAULTS['out']}); with --animate a .gif (default: samples/training.gif of the run)",
+        "(default: samples.png, or samples-2.png and so on where that exists); with --animate a .gif (default: samples/training.gif of the run)",
     )  # fmt: skip
     parser.add_argument("--interpolate", action="store_true", help="each row of 8 walks from one sample to another")
     parser.add_argument(

@@ -40,8 +40,8 @@ from npgan.runs.owned import (
     SAMPLE_NAME,
     SOFT_LOCK_FILE,
     STARTING_FILE,
+    in_the_way,
     is_regular,
-    is_unused,
     move,
     own_entries,
     temporary_files,
@@ -143,7 +143,8 @@ class RunFolder:
         if not run._checkpoint_files() and not run._previous.is_dir():
             raise InputError(f"{path}: holds no checkpoint")
         run._refuse_links()
-        run._refuse_foreign()
+        if not is_regular(run._marker_file) and not run._has_whole_checkpoint():
+            raise InputError(f"{path}: not a run of npgan's: no {MARKER_FILE} and no checkpoint that is whole")
         return run
 
     def check_free(self, overwrite: bool) -> None:
@@ -153,14 +154,11 @@ class RunFolder:
         if not os.path.lexists(path):
             return
         try:
-            if is_unused(path):
-                return
+            taken = None if is_regular(self._marker_file) else in_the_way(path)
         except OSError as error:
             raise InputError(f"--out {path}: cannot be written: {error.strerror}") from None
-        try:
-            self._refuse_foreign()
-        except InputError:
-            raise InputError(f"--out {path}: is not empty, and no run of npgan's: name a folder of its own") from None
+        if taken and not self._is_of_an_older_version():
+            raise InputError(f"--out {path}: no run of npgan's, and {taken} is in the way: name a folder of its own")
         self.check_files()
         if overwrite:
             return
@@ -185,13 +183,16 @@ class RunFolder:
             if folder.is_symlink():
                 raise InputError(f"{folder}: is a link: a run's files must lie inside its folder")
 
-    def _refuse_foreign(self) -> None:
-        """Raises InputError when npgan did not make this folder. Versions without a marker are known by what they wrote."""
-        if is_regular(self._marker_file):
-            return
-        self.read_config()
-        if not any(_is_whole(file) for file in reversed(self._checkpoint_files())):
-            raise InputError(f"{self.path}: not a run of npgan's: no {MARKER_FILE} and no checkpoint that is whole")
+    def _is_of_an_older_version(self) -> bool:
+        """Whether the folder, though it has no marker, is a run's: by its checkpoints, and its config.json where it has one."""
+        try:
+            self.read_config()
+        except InputError:
+            return False
+        return self._has_whole_checkpoint()
+
+    def _has_whole_checkpoint(self) -> bool:
+        return any(_is_whole(file) for file in reversed(self._checkpoint_files()))
 
     @contextmanager
     def locked(self, report: Report) -> Iterator[None]:

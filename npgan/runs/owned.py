@@ -14,7 +14,7 @@ LOCK_FILE = ".lock"
 SOFT_LOCK_FILE = ".lock-marker"  # where there are no locks
 STARTING_FILE = ".starting.safetensors"  # in checkpoints/: the first checkpoint of a run that has not begun yet
 PREVIOUS = ".previous-run"  # a folder: the run that is about to be replaced
-LOG_FILE = "train.log"
+LOG_FILE = "npgan.log"
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
 
 CHECKPOINT_NAME = re.compile(r"step-(\d{9,15})\.safetensors")
@@ -22,7 +22,7 @@ SAMPLE_NAME = re.compile(r"epoch-(\d{5,15})\.png")
 
 # A run's files by the folder they lie in, and what a kill may leave of them half-written.
 _NAMES = {
-    "": r"config\.json|metrics\.jsonl|train\.log|evaluation\.json|evaluation\.jsonl|evaluation\.png|evaluation-curves\.png",
+    "": r"config\.json|metrics\.jsonl|npgan\.log|evaluation\.json|evaluation\.jsonl|evaluation\.png|evaluation-curves\.png",
     "checkpoints": r"step-\d{9,15}\.safetensors(\.damaged(-\d+)?)?|latest|kept\.json|diagnosis-step-\d+\.json",
     "samples": r"epoch-\d{5,15}\.png|training\.gif",
 }
@@ -62,15 +62,22 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def is_unused(run: Path) -> bool:
-    """Whether the folder is empty, or holds only what a start that came to nothing leaves."""
-    litter = {*temporary_files(run)}
-    return all(
-        entry in litter
-        or (entry.name in _FOLDERS and not entry.is_symlink() and entry.is_dir() and set(entry.iterdir()) <= litter)
-        or (entry.name in (LOCK_FILE, SOFT_LOCK_FILE) and is_regular(entry) and _is_lock(entry))
-        for entry in run.iterdir()
-    )
+def in_the_way(run: Path) -> Path | None:
+    """What in a folder without a marker has the place of a run's file or folder; None where a run may be made.
+
+    What a start that came to nothing left is not in the way.
+    """
+    litter = {file for file in temporary_files(run) if not file.name.startswith(".tmp")}  # that may be of any program
+    for entry in run.iterdir():
+        if entry.name in _FOLDERS:
+            taken = entry.is_symlink() or not entry.is_dir() or not set(entry.iterdir()) <= litter
+        elif entry.name in (LOCK_FILE, SOFT_LOCK_FILE):
+            taken = not (is_regular(entry) and _is_lock(entry))
+        else:
+            taken = entry.name in (MARKER_FILE, PREVIOUS) or bool(_OWN[""].fullmatch(entry.name))
+        if taken:
+            return entry
+    return None
 
 
 def _is_lock(file: Path) -> bool:

@@ -48,7 +48,7 @@ def start(data: Path, tmp_path: Path) -> Start:
 
 
 def log_of(run: Path) -> str:
-    return (run / "train.log").read_text()
+    return (run / "npgan.log").read_text()
 
 
 def epochs_of(run: Path) -> int:
@@ -334,9 +334,9 @@ def test_a_log_has_what_was_said_before_there_was_a_file_and_no_codes(tmp_path: 
     log = RunLog()
     log("early \x1b[2J\n")
     assert list(tmp_path.iterdir()) == []
-    log.open(tmp_path / "train.log")
+    log.open(tmp_path / "npgan.log")
     log("late")
     first, second = log_of(tmp_path).splitlines()
     assert first.endswith("  early ?[2J?") and second.endswith("  late")
-    log.open(tmp_path / "nowhere" / "train.log")
+    log.open(tmp_path / "nowhere" / "npgan.log")
     log("lost, which is no error")

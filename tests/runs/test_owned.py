@@ -50,10 +50,12 @@ def one_line(captured: pytest.CaptureFixture[str]) -> str:
         ("config.json", "metrics.jsonl"),
         ("checkpoints/step-000000001.safetensors",),
         ("checkpoints/latest", "config.json"),
-        ("checkpoints/.tmpAbC123", "notes.txt"),
+        ("checkpoints/.tmpAbC123",),
+        ("checkpoints/best.pt", "notes.txt"),
+        (".previous-run/config.json",),
         (".lock",),
         ("samples/deep/er",),
-        ("train.log",),
+        ("npgan.log",),
     ],
 )
 def test_a_folder_that_npgan_did_not_make_is_left_alone(
@@ -65,9 +67,18 @@ def test_a_folder_that_npgan_did_not_make_is_left_alone(
         (theirs / name).write_text("{}" if name.endswith(".json") else "mine\n")
     before = tree(theirs)
     assert train("--out", theirs, *flags) == 2
-    assert f"--out {theirs}: is not empty, and no run of npgan's" in one_line(capsys)
+    assert "no run of npgan's" in (line := one_line(capsys)) and "is in the way" in line
     assert tree(theirs) == before
     assert {path.name for path in theirs.iterdir()} == {name.split("/")[0] for name in names}
+
+
+def test_beside_files_that_are_in_nobodys_way_a_run_may_be_made(train: Train, tmp_path: Path) -> None:
+    """Such as where the output goes: npgan train --out run > run/output.txt."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/output.txt").write_text("mine\n")
+    for flags in ((), ("--overwrite",)):
+        assert train("--out", tmp_path / "run", "--epochs", "1", *flags) == 0
+        assert (tmp_path / "run/output.txt").read_text() == "mine\n"
 
 
 def test_another_projects_config_beside_checkpoints_of_npgan(
@@ -127,7 +138,7 @@ def test_what_a_start_that_came_to_nothing_left_is_no_obstacle(train: Train, tmp
 @pytest.mark.parametrize(
     "name",
     [
-        "config.json", "metrics.jsonl", "train.log", ".lock", ".lock-marker", "evaluation.json", "samples/epoch-00001.png",
+        "config.json", "metrics.jsonl", "npgan.log", ".lock", ".lock-marker", "evaluation.json", "samples/epoch-00001.png",
         "samples/training.gif", "checkpoints/latest",
     ],
 )  # fmt: skip
@@ -177,7 +188,7 @@ def test_overwriting_takes_the_whole_old_run_away_and_nothing_else(run: Path, tr
     assert not any((run / name).exists() for name in own)
     assert not (run / ".previous-run").exists()
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
-    assert (run / "train.log").read_text().count("trains from step 0") == 1
+    assert (run / "npgan.log").read_text().count("trains from step 0") == 1
 
 
 def test_a_folder_without_a_marker_is_known_by_its_contents(run: Path, train: Train) -> None:
@@ -189,6 +200,17 @@ def test_a_folder_without_a_marker_is_known_by_its_contents(run: Path, train: Tr
     assert train("--out", run, "--epochs", "1") == 2
     assert train("--out", run, "--overwrite", "--epochs", "1") == 0
     assert (run / ".npgan-run").exists() and not (run / "checkpoints/step-000000010.safetensors").exists()
+
+
+def test_pictures_that_nobody_named_replace_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples.png").write_text("mine")
+    for _ in range(2):
+        assert main(["sample", str(whole), "--n", "1", "--backend", "numpy"]) == 0
+    assert (tmp_path / "samples.png").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"samples.png", "samples-2.png", "samples-3.png"}
 
 
 # --- the old run stays until the new one has begun
@@ -260,7 +282,7 @@ def test_a_kill_in_the_midst_leaves_one_run_whole(
     run: Path, train: Train, moved: int | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After so many of the old run's twelve files, after all, after the new checkpoint has its name."""
-    before = {name: content for name, (_, _, content) in tree(run).items() if name != "train.log"}
+    before = {name: content for name, (_, _, content) in tree(run).items() if name != "npgan.log"}
     real = RunFolder.settle
 
     def settle(folder: RunFolder) -> None:
@@ -280,10 +302,10 @@ def test_a_kill_in_the_midst_leaves_one_run_whole(
     assert not (run / ".previous-run").exists() and not (run / "checkpoints/.starting.safetensors").exists()
     if moved == "and named":
         assert load(run / "checkpoints/step-000000008.safetensors").config.seed == 5
-        assert (run / "train.log").read_text().count("trains from") == 1
+        assert (run / "npgan.log").read_text().count("trains from") == 1
     else:
-        assert {name: content for name, (_, _, content) in tree(run).items() if name != "train.log"} == before
-        assert (run / "train.log").read_text().count("trains from") == 2
+        assert {name: content for name, (_, _, content) in tree(run).items() if name != "npgan.log"} == before
+        assert (run / "npgan.log").read_text().count("trains from") == 2
 
 
 def test_a_killed_overwriting_is_still_a_run_that_is_not_overwritten_unasked(
