@@ -330,7 +330,8 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument(
         "--out", type=_path, default=argparse.SUPPRESS,
         help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy "
-        "(default: samples.png, or samples-2.png and so on where that exists); with --animate a .gif (default: samples/training.gif of the run)",
+        "(default: samples.png, or samples-2.png and so on where that exists); with --animate a .gif "
+        "(default: samples/training.gif of the run)",
     )  # fmt: skip
     parser.add_argument("--interpolate", action="store_true", help="each row of 8 walks from one sample to another")
     parser.add_argument(
