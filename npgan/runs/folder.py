@@ -170,12 +170,12 @@ class RunFolder:
     def check_files(self, checkpoints: bool = True) -> None:
         """Raises InputError when something has a name of npgan's and is nothing that npgan writes, such as a link.
 
-        ``checkpoints``: also in the place of a checkpoint; ``recover`` sets that aside.
+        ``checkpoints``: also in the place of a checkpoint, which ``recover`` sets aside, or has.
         """
         self._refuse_links()
         fixed = [self.path / name for name in (MARKER_FILE, LOCK_FILE, SOFT_LOCK_FILE)]
         for entry in (*own_entries(self.path), *filter(os.path.lexists, fixed)):
-            if not is_regular(entry) and (checkpoints or not CHECKPOINT_NAME.fullmatch(entry.name)):
+            if not is_regular(entry) and (checkpoints or not CHECKPOINT_NAME.match(entry.name)):
                 raise InputError(f"{entry}: is not a regular file, so npgan did not write it: move it away")
 
     def _refuse_links(self) -> None:

@@ -170,6 +170,11 @@ def test_a_link_in_the_place_of_a_checkpoint_is_not_overwritten(
     assert {path.name for path in (run / "checkpoints").iterdir()} == before
 
 
+def test_a_folder_that_was_set_aside_as_a_checkpoint_is_no_obstacle(run: Path, train: Train) -> None:
+    (run / "checkpoints/step-000000009.safetensors.damaged").mkdir()
+    assert train("--resume", run) == 0
+
+
 def test_overwriting_takes_the_whole_old_run_away_and_nothing_else(run: Path, train: Train) -> None:
     own = ["evaluation.jsonl", "evaluation-curves.png", "checkpoints/diagnosis-step-000000003.json"]
     own += ["checkpoints/step-000000009.safetensors.damaged", "samples/epoch-00009.png"]
