@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from npgan.runs.colormaps import COLORMAP
 from npgan.runs.pictures import heat_map, loss_curves, plotext_problem
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class TrainingDisplay:
         *,
         console: Console | None = None,
         quiet: bool = False,
-        colormap: str = "inferno",
+        colormap: str = COLORMAP,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``start_step``: iterations done before this run. ``console``: rich's; standard output if None.
@@ -59,7 +60,7 @@ class TrainingDisplay:
 
         self._console = Console() if console is None else console
         self._quiet = quiet
-        self._colormap = colormap
+        self.colormap = colormap
         self._live = self._console.is_terminal and self._console.is_interactive and not quiet
         self._clock = clock
         self._total_epochs = total_epochs
@@ -178,7 +179,7 @@ class TrainingDisplay:
         self._print_line(f"samples after epoch {epoch}: {path}")
         width = max(self._console.width, 28)  # on a narrower terminal the picture is cropped
         shown = images[:_PREVIEW_SAMPLES]
-        self._print_picture(lambda color: heat_map(shown, width=width, color=color, colormap=self._colormap))
+        self._print_picture(lambda color: heat_map(shown, width=width, color=color, colormap=self.colormap))
 
     def curves(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Both losses over the epochs of ``history``, a list of metrics. Ends the progress bar."""
