@@ -320,6 +320,23 @@ def test_a_large_network_is_sampled() -> None:
     assert max(result.elements for result in exact.results if result.method == COMPLEX) == 5
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_drawn_is_not_what_the_reader_has_drawn(seed: int) -> None:
+    """With dy = x, dx of x/‖x‖ is 0 but for rounding."""
+    x = np.random.default_rng(seed).normal(size=(4, 6))
+
+    def normalize(x: Array) -> Array:
+        return x / np.sqrt((x**2).sum())
+
+    def backward(dy: Array, x: Array) -> Array:
+        norm = np.sqrt((x**2).sum())
+        return dy / norm - x * (dy * x).sum() / norm**3
+
+    report = check_gradients(normalize, backward, [x], seed=seed)
+    assert report.passed, report
+    assert min(result.largest for result in report.results) > 1e-3
+
+
 def test_inputs_that_are_refused() -> None:
     net = Sequential([Dense(3, 2)])
     for x, error, told in (
