@@ -87,10 +87,23 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_the_layer_of_ones_own_learns(capsys: pytest.CaptureFixture[str]) -> None:
-    (snippet,) = _SNIPPET.finditer((DOCS / "own-layer.md").read_text(encoding="utf-8"))
-    exec(compile(snippet[2], "own-layer.md", "exec"), {})
-    assert "accuracy" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("page", "words"), [("own-network", "accuracy"), ("own-layer", "accuracy"), ("gradient-checks", "")]
+)
+def test_snippets_work_as_printed(
+    page: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after another, as a reader copies them. What the page of networks shows as their output is their output."""
+    monkeypatch.chdir(tmp_path)
+    text, names, printed = (DOCS / f"{page}.md").read_text(encoding="utf-8"), dict[str, Any](), ""
+    snippets = list(_SNIPPET.finditer(text))
+    for number, snippet in enumerate(snippets, 1):
+        exec(compile(snippet[2], f"{page}.md, snippet {number}", "exec"), names)
+        out = capsys.readouterr().out
+        printed += out
+        shown = re.match(r"\n\n```text\n(.*?)\n```", text[snippet.end() :], re.DOTALL)
+        assert not shown or page == "gradient-checks" or shown[1] in out, out
+    assert snippets and words in printed
 
 
 def test_the_table_of_flags_is_that_of_the_config() -> None:
