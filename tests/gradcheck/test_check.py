@@ -88,6 +88,14 @@ def test_a_failure_prints_numbers_formula_code_and_hint() -> None:
         assert expected in text
 
 
+def test_a_report_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There rich displays what it is given, whatever file it has."""
+    report = check_gradients(softplus, softplus_backward, [_normal(2, 3)])
+    text = str(report)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "comparisons pass" in str(report) == text
+
+
 def test_the_same_seed_gives_the_same_report() -> None:
     def numbers(seed: int) -> list[float]:
         report = check_gradients(softplus, softplus_backward, [random(3, 3)], seed=seed)
