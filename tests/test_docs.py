@@ -106,6 +106,33 @@ def test_snippets_work_as_printed(
     assert snippets and words in printed
 
 
+def test_the_readme_is_short_and_its_commands_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from npgan.cli import main
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    commands = re.findall(r"\.venv/bin/npgan ([^`\n&]+)", text)
+    assert {command.split()[0] for command in commands} == {
+        "train",
+        "gradcheck",
+        "inspect",
+        "evaluate",
+        "bench",
+        "--help",
+    }
+    for command in commands:
+        with pytest.raises(SystemExit) as stop:  # --help ends the program once what stands before it has been read
+            main([*command.split(), "--help"])
+        assert stop.value.code == 0, command
+    for script in re.findall(r"\.venv/bin/python ([^`\s]+\.py)", text):
+        assert (ROOT / script).is_file(), script
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = _SNIPPET.finditer(text)
+    exec(compile(snippet[2], "README.md", "exec"), {})
+
+
 def test_the_table_of_flags_is_that_of_the_config() -> None:
     from npgan.cli import flag_table
 
@@ -166,6 +193,9 @@ def test_the_site_has_maths_colors_links_and_the_reference(site: Path) -> None:
     assert page.count('<math display="block"') == 1
     assert "$" not in re.sub(r"<(script|svg|style)\b.*?</\1>", "", page, flags=re.DOTALL)
     assert '<span class="n">backward_input</span>' in page
+    examples = (site / "examples" / "index.html").read_text(encoding="utf-8")
+    assert "--8&lt;--" not in examples and "--8<--" not in examples
+    assert '<span class="nf">two_moons</span>' in examples
     assert 'rel="prev"' in page
     assert 'href="https://example.org/someone/npgan/edit/main/docs/course/8-g-step.md"' in page
     reference = "".join(file.read_text(encoding="utf-8") for file in (site / "reference").glob("**/*.html"))

@@ -18,7 +18,7 @@ class Uniform(Dense):  # its weights start uniform in ±bound
 
 
 class SGD:
-    """With a growing momentum and a decaying rate. The bound on a weight's columns is of the paper's networks for faces."""
+    """With a growing momentum and a decaying rate. The columns of hidden weights are bounded, as in the faces' tfd.yaml."""
 
     def __init__(self, net):
         self.net, self.velocity, self.step = net, np.zeros_like(net.parameters), 0
@@ -27,8 +27,8 @@ class SGD:
         momentum, rate = 0.5 + 0.2 * min(self.step // 500 / 249, 1), max(0.1 / 1.000004**self.step, 1e-6)
         self.velocity[...] = momentum * self.velocity - rate * self.net.gradients
         self.net.parameters += self.velocity
-        for weight in (tensor for tensor in self.net.tensors.values() if tensor.ndim == 2):
-            weight *= np.minimum(1, 1.9365 / np.linalg.norm(weight, axis=0))
+        for layer in [layer for layer in self.net.layers if isinstance(layer, Uniform)][:-1]:
+            layer.weight *= np.minimum(1, 1.9365 / np.linalg.norm(layer.weight, axis=0))
         self.step += 1
 
 
