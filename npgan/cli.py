@@ -21,7 +21,7 @@ from npgan.config import TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
 from npgan.errors import InputError
-from npgan.runs.colormaps import COLORMAPS
+from npgan.runs.colormaps import COLORMAP, COLORMAPS
 from npgan.runs.output import let_go, unfailing_output
 
 if TYPE_CHECKING:
@@ -151,12 +151,14 @@ def _sample(values: dict[str, Any]) -> int:
     from npgan.runs.sample import animate, generate
 
     if not values.pop("animated"):
+        if "colormap" in values:
+            raise InputError("--colormap colors an animation: it needs --animate")
         print(generate(**{**_SAMPLE_DEFAULTS, **values}))
         return EXIT_OK
     given = {"--n": "count" in values, "--seed": "seed" in values, "--interpolate": values["interpolate"]}
     if flags := [flag for flag, is_given in given.items() if is_given]:
         raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
-    print(animate(values["run_path"], values.get("out")))
+    print(animate(values["run_path"], values.get("out"), values.get("colormap", COLORMAP)))
     return EXIT_OK
 
 
@@ -260,10 +262,7 @@ def _add_train(commands: Any) -> None:
     )  # fmt: skip
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    where.add_argument(
-        "--colormap", choices=COLORMAPS, default="inferno", metavar="NAME",
-        help="of the samples in the terminal: %(choices)s (default: %(default)s, as in the tutorial)",
-    )  # fmt: skip
+    _add_colormap(where, COLORMAP, "of the samples in the terminal and of training.gif")
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
     for each in _config_fields():
         flag = each.metadata["flag"]
@@ -317,6 +316,13 @@ def _add_blas(group: Any) -> None:
     )  # fmt: skip
 
 
+def _add_colormap(group: Any, default: str, text: str) -> None:
+    group.add_argument(
+        "--colormap", choices=COLORMAPS, default=default, metavar="NAME",
+        help=f"{text}: %(choices)s (default: {COLORMAP}, as in the tutorial)",
+    )  # fmt: skip
+
+
 def _add_sample(commands: Any) -> None:
     parser = _add_command(
         commands, "sample", "draw images from a trained run", "Draw images from a run's latest checkpoint.",
@@ -333,6 +339,7 @@ def _add_sample(commands: Any) -> None:
         "(default: samples.png, or samples-2.png and so on where that exists); with --animate a .gif "
         "(default: samples/training.gif of the run)",
     )  # fmt: skip
+    _add_colormap(parser, argparse.SUPPRESS, "of the animation")
     parser.add_argument("--interpolate", action="store_true", help="each row of 8 walks from one sample to another")
     parser.add_argument(
         "--animate", dest="animated", action="store_true",

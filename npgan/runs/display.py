@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from npgan.runs.colormaps import COLORMAP
 from npgan.runs.pictures import heat_map, loss_curves, plotext_problem
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class TrainingDisplay:
         *,
         console: Console | None = None,
         quiet: bool = False,
-        colormap: str = "inferno",
+        colormap: str = COLORMAP,
         log: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -84,7 +85,7 @@ class TrainingDisplay:
 
         self._console = Console() if console is None else console
         self._quiet = quiet
-        self._colormap = colormap
+        self.colormap = colormap
         self._log = log
         self._failed = False  # to draw, at some time
         self._live = self._console.is_terminal and self._console.is_interactive and not quiet
@@ -205,7 +206,7 @@ class TrainingDisplay:
         self._print_line(f"samples after epoch {epoch}: {path}")
         width = max(self._console.width, 28)  # on a narrower terminal the picture is cropped
         shown = images[:_PREVIEW_SAMPLES]
-        self._print_picture(lambda color: heat_map(shown, width=width, color=color, colormap=self._colormap))
+        self._print_picture(lambda color: heat_map(shown, width=width, color=color, colormap=self.colormap))
 
     def curves(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Both losses over the epochs of ``history``, a list of metrics. Ends the progress bar."""

@@ -29,6 +29,7 @@ from npgan.errors import InputError
 from npgan.files import publish, replacing
 from npgan.gan import StepMetrics, TrainState
 from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, save
+from npgan.runs.colormaps import COLORMAP
 from npgan.runs.lines import Series, are_numbers, read_objects
 from npgan.runs.owned import (
     CHECKPOINT_NAME,
@@ -435,13 +436,14 @@ class RunFolder:
         save_grid(images, path)
         return path
 
-    def save_animation(self, path: Path) -> tuple[int, int]:
+    def save_animation(self, path: Path, colormap: str = COLORMAP) -> tuple[int, int]:
         """The samples' PNGs as a GIF. Returns its frames and the last one's epoch. Raises InputError, OSError."""
         found = [(match, file) for file in self.samples.glob("*.png") if (match := SAMPLE_NAME.fullmatch(file.name))]
         pictures = sorted((int(match[1]), file) for match, file in found)
         if not pictures:
             raise InputError(f"{self.samples}: holds no pictures of samples")
-        return save_animation([(f"epoch {epoch}", file) for epoch, file in pictures], path), pictures[-1][0]
+        captioned = [(f"epoch {epoch}", file) for epoch, file in pictures]
+        return save_animation(captioned, path, colormap), pictures[-1][0]
 
     def write_diagnosis(self, step: int, diagnosis: dict[str, Any]) -> Path:
         """What is known of a training that went wrong in iteration ``step``, as JSON beside the checkpoints."""

@@ -48,7 +48,7 @@ def generate(run_path: Path, count: int, out: Path | None, *, seed: int, interpo
     return f"{out}: {count} samples of {run_path} after step {checkpoint.step}"
 
 
-def animate(run_path: Path, out: Path | None) -> str:
+def animate(run_path: Path, out: Path | None, colormap: str) -> str:
     """The pictures that training left in a run, as a GIF: ``out`` or samples/training.gif. Returns a line to print."""
     if out is not None:
         if out.suffix != ".gif":
@@ -57,7 +57,7 @@ def animate(run_path: Path, out: Path | None) -> str:
     run = RunFolder.open_existing(run_path)
     out = out or run.animation_file
     try:
-        frames, epoch = run.save_animation(out)
+        frames, epoch = run.save_animation(out, colormap)
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror or error}") from None
     return f"{out}: {frames} {'picture' if frames == 1 else 'pictures'} of {run_path} up to epoch {epoch}"

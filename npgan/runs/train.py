@@ -27,6 +27,7 @@ from npgan.engines.base import Engine
 from npgan.errors import InputError
 from npgan.gan import StepMetrics, TrainState, new_state
 from npgan.runs.checkpoint import NotFinite, load, load_into, restore
+from npgan.runs.colormaps import COLORMAP
 from npgan.runs.display import TrainingDisplay
 from npgan.runs.folder import Keeping, RunFolder, newest_run
 from npgan.runs.health import (
@@ -80,7 +81,7 @@ class Request:
     compute: Compute = field(default_factory=Compute)
     keeping: Keeping = Keeping()
     quiet: bool = False
-    colormap: str = "inferno"  # of previews
+    colormap: str = COLORMAP  # of previews and the animation
 
 
 class Observer(Protocol):
@@ -306,7 +307,7 @@ def _train(job: _Job, observer: Observer | None) -> int:
             return 128 + interrupted
         rows = [("run", str(run.path)), ("samples", str(run.sample_path(config.epochs)))]
         try:
-            run.save_animation(run.animation_file)
+            run.save_animation(run.animation_file, display.colormap)
             rows.append(("animation", str(run.animation_file)))
         except InputError as error:  # one of the pictures was spoiled
             display.warn(f"no animation: {error}")
