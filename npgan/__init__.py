@@ -40,6 +40,7 @@ _HOMES = {
     "load": "saved",
     "load_dataset": "data.mnist",
     "new_state": "gan",
+    "save_grid": "runs.pictures",
     "select": "backend",
     "train_step": "gan",
 }

@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import Field, fields
 from itertools import takewhile
 from pathlib import Path
@@ -20,7 +21,8 @@ from npgan.config import TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
 from npgan.errors import InputError
-from npgan.runs.colormaps import COLORMAPS
+from npgan.runs.colormaps import COLORMAP, COLORMAPS
+from npgan.runs.output import let_go, unfailing_output
 
 if TYPE_CHECKING:
     from npgan.runs.folder import RunFolder
@@ -45,12 +47,13 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns its exit status: 0 done, 1 failed, 2 the user's mistake, 128 + n stopped by signal n."""
     _set_up_streams()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    parser, commands = _parser()
-    _check_spelling(parser, commands, words)
-    values = vars(parser.parse_args(words))
-    command = values.pop("command")
+    command = ""
     try:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        parser, commands = _parser()
+        _check_spelling(parser, commands, words)
+        values = vars(parser.parse_args(words))
+        command = values.pop("command")
         # NumPy is not imported yet: it will read this when it is
         setup = blas.prepare(values.pop("blas_core", "auto"), values.pop("threads", None))
         if command in _SHOW_BLAS:
@@ -61,15 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _complain(command, str(stop) or "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output is gone; there is nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except (OSError, MemoryError, RuntimeError) as error:
         return _complain(command, str(error) or type(error).__name__, EXIT_FAILURE)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            let_go(stream)
 
 
 def _set_up_streams() -> None:
     """Output in order of time where it is not a terminal, too; "?" for what its encoding lacks, not an end."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before Python began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):  # whoever calls main() may have put something else in place
             stream.reconfigure(line_buffering=True, errors="replace")
 
@@ -108,7 +116,9 @@ def _nearest(word: str, names: Collection[str]) -> str:
 
 def _complain(command: str, problem: object, status: int) -> int:
     line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(problem).split()))
-    print(f"npgan {command}: error: {line}", file=sys.stderr)  # no escape codes from a damaged file reach the terminal
+    with suppress(OSError, ValueError):  # that nobody can read it changes no exit status
+        # no escape codes from a damaged file reach the terminal
+        print(f"{f'npgan {command}'.strip()}: error: {line}", file=sys.stderr)
     return status
 
 
@@ -134,19 +144,21 @@ def _observe(run: RunFolder, *others: Any) -> Observer:
     return FiguresObserver(run, *others)
 
 
-_SAMPLE_DEFAULTS = {"count": 64, "seed": 0, "out": Path("samples.png")}  # not argparse's: --animate refuses given ones
+_SAMPLE_DEFAULTS = {"count": 64, "seed": 0, "out": None}  # not argparse's: --animate refuses given ones
 
 
 def _sample(values: dict[str, Any]) -> int:
     from npgan.runs.sample import animate, generate
 
     if not values.pop("animated"):
+        if "colormap" in values:
+            raise InputError("--colormap colors an animation: it needs --animate")
         print(generate(**{**_SAMPLE_DEFAULTS, **values}))
         return EXIT_OK
     given = {"--n": "count" in values, "--seed": "seed" in values, "--interpolate": values["interpolate"]}
     if flags := [flag for flag, is_given in given.items() if is_given]:
         raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
-    print(animate(values["run_path"], values.get("out")))
+    print(animate(values["run_path"], values.get("out"), values.get("colormap", COLORMAP)))
     return EXIT_OK
 
 
@@ -159,7 +171,8 @@ def _gradcheck(values: dict[str, Any]) -> int:
 def _evaluate(values: dict[str, Any]) -> int:
     from npgan.evaluation.command import evaluate
 
-    return evaluate(**values)
+    with unfailing_output(lambda line: None):  # the result is a file
+        return evaluate(**values)
 
 
 def _inspect(values: dict[str, Any]) -> int:
@@ -226,10 +239,13 @@ def _add_train(commands: Any) -> None:
         "--dataset", choices=("auto", "mnist", "digits"), default="auto",
         help="auto is MNIST from disk, else downloaded, else the embedded digits (default: %(default)s)",
     )  # fmt: skip
-    where.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
-    where.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<dataset>-<date>-<time>)")
+    where.add_argument("--data-dir", type=_path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
+    where.add_argument("--out", type=_path, metavar="DIR", help="run folder (default: runs/<dataset>-<date>-<time>)")
     where.add_argument("--overwrite", action="store_true", help="replace the run that --out holds already")
-    where.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume RUN, or the newest run in runs/")
+    where.add_argument(
+        "--resume", nargs="?", type=_path, const=True, default=False, metavar="RUN",
+        help="resume RUN, or the run in runs/ that trained last",
+    )  # fmt: skip
     where.add_argument(
         "--checkpoint-every", type=int, metavar="EPOCHS",
         help="besides milestones and the end (default: at the first epoch's end after a minute)",
@@ -237,7 +253,7 @@ def _add_train(commands: Any) -> None:
     where.add_argument(
         "--keep", type=int, metavar="INT",
         help="how many of the last checkpoints stay, 35 MB each, besides milestones: one every 100 epochs, or every "
-        "--output-period (default: 3)",
+        "--output-period, at most 20 (default: 3)",
     )  # fmt: skip
     where.add_argument("--precision", choices=("fp32", "tf32"), help="of matmuls on a GPU (default: fp32)")
     where.add_argument(
@@ -246,10 +262,7 @@ def _add_train(commands: Any) -> None:
     )  # fmt: skip
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    where.add_argument(
-        "--colormap", choices=COLORMAPS, default="inferno", metavar="NAME",
-        help="of the samples in the terminal: %(choices)s (default: %(default)s, as in the tutorial)",
-    )  # fmt: skip
+    _add_colormap(where, COLORMAP, "of the samples in the terminal and of training.gif")
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
     for each in _config_fields():
         flag = each.metadata["flag"]
@@ -283,6 +296,13 @@ def flag_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def _path(text: str) -> Path:
+    """Where a path is wanted. Empty text is none: it would mean the current folder, and comes of a variable that is not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty: is a variable not set?")
+    return Path(text)
+
+
 def _add_backend(group: Any, text: str) -> None:
     group.add_argument("--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help=text)
 
@@ -296,21 +316,30 @@ def _add_blas(group: Any) -> None:
     )  # fmt: skip
 
 
+def _add_colormap(group: Any, default: str, text: str) -> None:
+    group.add_argument(
+        "--colormap", choices=COLORMAPS, default=default, metavar="NAME",
+        help=f"{text}: %(choices)s (default: {COLORMAP}, as in the tutorial)",
+    )  # fmt: skip
+
+
 def _add_sample(commands: Any) -> None:
     parser = _add_command(
         commands, "sample", "draw images from a trained run", "Draw images from a run's latest checkpoint.",
         "npgan sample runs/first --n 100 --out digits.png",
     )  # fmt: skip
-    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
+    parser.add_argument("run_path", type=_path, metavar="RUN", help="a run folder, such as runs/mnist-…")
     parser.add_argument(
         "--n", dest="count", type=int, default=argparse.SUPPRESS,
         help=f"how many (default: {_SAMPLE_DEFAULTS['count']})",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, default=argparse.SUPPRESS,
+        "--out", type=_path, default=argparse.SUPPRESS,
         help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy "
-        f"(default: {_SAMPLE_DEFAULTS['out']}); with --animate a .gif (default: samples/training.gif of the run)",
+        "(default: samples.png, or samples-2.png and so on where that exists); with --animate a .gif "
+        "(default: samples/training.gif of the run)",
     )  # fmt: skip
+    _add_colormap(parser, argparse.SUPPRESS, "of the animation")
     parser.add_argument("--interpolate", action="store_true", help="each row of 8 walks from one sample to another")
     parser.add_argument(
         "--animate", dest="animated", action="store_true",
@@ -345,10 +374,10 @@ def _add_evaluate(commands: Any) -> None:
         "and noise. Writes evaluation.json and evaluation.png into the run.",
         "npgan evaluate runs/first",
     )  # fmt: skip
-    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
+    parser.add_argument("run_path", type=_path, metavar="RUN", help="a run folder, such as runs/mnist-…")
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="folder with the MNIST IDX files (default: the one the run recorded)",
     )
@@ -371,11 +400,11 @@ def _add_inspect(commands: Any) -> None:
         "Nothing of a run is changed.",
         "npgan inspect", "npgan inspect runs/first --html step.html", "npgan inspect --only D.3",
     )  # fmt: skip
-    parser.add_argument("run_path", type=Path, nargs="?", metavar="RUN", help="a run folder, such as runs/mnist-…")
+    parser.add_argument("run_path", type=_path, nargs="?", metavar="RUN", help="a run folder, such as runs/mnist-…")
     parser.add_argument("--step", type=int, metavar="INT", help="the checkpoint to start from (default: the latest)")
     parser.add_argument("--compare", metavar="OTHER", help="a second run, or the step of another checkpoint of RUN")
     parser.add_argument("--toy", action="store_true", help="instead: a 3-4-2 network, every number worked out")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with everything, too")
+    parser.add_argument("--html", type=_path, metavar="FILE", help="write a page with everything, too")
     parser.add_argument("--full", action="store_true", help="every operation in full, and RUN over time")
     parser.add_argument("--summary", action="store_true", help="a line for each operation, and RUN over time")
     parser.add_argument("--only", metavar="LAYER", help="one layer in full, such as D.3")
@@ -385,7 +414,7 @@ def _add_inspect(commands: Any) -> None:
         default="auto",
         help="of a new run (default: %(default)s, as in train)",
     )
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files")
+    parser.add_argument("--data-dir", type=_path, metavar="DIR", help="folder with the MNIST IDX files")
     parser.add_argument("--seed", type=int, default=0, help="of a new run (default: %(default)s)")
 
 
@@ -420,7 +449,7 @@ def _add_bench(commands: Any) -> None:
         "--only", type=_names, default=argparse.SUPPRESS, metavar="NAME,...",
         help="some candidates, such as 'npgan fused,jax step'; a wrong name lists them all",
     )  # fmt: skip
-    parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="write every time there, too")
+    parser.add_argument("--json", dest="json_path", type=_path, metavar="FILE", help="write every time there, too")
     parser.add_argument(
         "--profile", action="store_true", help="instead: npgan's time per operation or kernel, at the first batch size"
     )

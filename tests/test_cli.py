@@ -466,6 +466,11 @@ def test_an_animation_on_demand(data: Path, tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == f"{gif}: 2 pictures of {run} up to epoch 2\n"
     assert main(["sample", str(run), "--animate", "--out", str(out)]) == 0
     assert made == gif.read_bytes() == out.read_bytes()
+    assert main([*_train(data, tmp_path / "gray", "--quiet"), "--colormap", "gray"]) == 0
+    assert main(["sample", str(run), "--animate", "--colormap", "gray"]) == 0
+    gray = gif.read_bytes()
+    assert made != gray == (tmp_path / "gray" / "samples" / "training.gif").read_bytes()
+    assert "it needs --animate" in _error_of(["sample", str(run), "--colormap", "gray"], capsys)
     for flags, words in (
         (["--n", "64", "--seed", "0"], "it cannot take --n and --seed"),
         (["--interpolate"], "it cannot take --interpolate"),

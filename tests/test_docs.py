@@ -87,10 +87,50 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-def test_the_layer_of_ones_own_learns(capsys: pytest.CaptureFixture[str]) -> None:
-    (snippet,) = _SNIPPET.finditer((DOCS / "own-layer.md").read_text(encoding="utf-8"))
-    exec(compile(snippet[2], "own-layer.md", "exec"), {})
-    assert "accuracy" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("page", "words"), [("own-network", "accuracy"), ("own-layer", "accuracy"), ("gradient-checks", "")]
+)
+def test_snippets_work_as_printed(
+    page: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after another, as a reader copies them. What the page of networks shows as their output is their output."""
+    monkeypatch.chdir(tmp_path)
+    text, names, printed = (DOCS / f"{page}.md").read_text(encoding="utf-8"), dict[str, Any](), ""
+    snippets = list(_SNIPPET.finditer(text))
+    for number, snippet in enumerate(snippets, 1):
+        exec(compile(snippet[2], f"{page}.md, snippet {number}", "exec"), names)
+        out = capsys.readouterr().out
+        printed += out
+        shown = re.match(r"\n\n```text\n(.*?)\n```", text[snippet.end() :], re.DOTALL)
+        assert not shown or page == "gradient-checks" or shown[1] in out, out
+    assert snippets and words in printed
+
+
+def test_the_readme_is_short_and_its_commands_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from npgan.cli import main
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    commands = re.findall(r"\.venv/bin/npgan ([^`\n&]+)", text)
+    assert {command.split()[0] for command in commands} == {
+        "train",
+        "gradcheck",
+        "inspect",
+        "evaluate",
+        "bench",
+        "--help",
+    }
+    for command in commands:
+        with pytest.raises(SystemExit) as stop:  # --help ends the program once what stands before it has been read
+            main([*command.split(), "--help"])
+        assert stop.value.code == 0, command
+    for script in re.findall(r"\.venv/bin/python ([^`\s]+\.py)", text):
+        assert (ROOT / script).is_file(), script
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = _SNIPPET.finditer(text)
+    exec(compile(snippet[2], "README.md", "exec"), {})
 
 
 def test_the_table_of_flags_is_that_of_the_config() -> None:
@@ -153,6 +193,9 @@ def test_the_site_has_maths_colors_links_and_the_reference(site: Path) -> None:
     assert page.count('<math display="block"') == 1
     assert "$" not in re.sub(r"<(script|svg|style)\b.*?</\1>", "", page, flags=re.DOTALL)
     assert '<span class="n">backward_input</span>' in page
+    examples = (site / "examples" / "index.html").read_text(encoding="utf-8")
+    assert "--8&lt;--" not in examples and "--8<--" not in examples
+    assert '<span class="nf">two_moons</span>' in examples
     assert 'rel="prev"' in page
     assert 'href="https://example.org/someone/npgan/edit/main/docs/course/8-g-step.md"' in page
     reference = "".join(file.read_text(encoding="utf-8") for file in (site / "reference").glob("**/*.html"))

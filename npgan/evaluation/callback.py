@@ -10,10 +10,12 @@ from typing import Any
 from npgan.backend import Backend
 from npgan.data.mnist import load_dataset
 from npgan.evaluation.figures import Figures, Judge
-from npgan.evaluation.picture import HISTORY_FILE, read_history, save_curves
+from npgan.evaluation.picture import HISTORY_FILE, history_lines, save_curves
 from npgan.evaluation.sources import from_generator
+from npgan.files import replacing
 from npgan.gan import TrainState
-from npgan.runs.folder import RunFolder, write_text
+from npgan.runs.folder import RunFolder
+from npgan.runs.lines import Series
 
 SAMPLES = 10_000
 PICTURE = "evaluation-curves.png"
@@ -31,20 +33,26 @@ class FiguresObserver:
         step: int,
         report: Callable[[str], None],
     ) -> None:
-        """Loads the test images, trains the classifier where it is not cached, and drops evaluations after ``step``."""
+        """Loads the test images and trains the classifier where it is not cached; writes nothing to the run.
+
+        ``step``: of the run now. The first evaluation drops those after it.
+        """
         train, test = (load_dataset(dataset, data_dir, split, report) for split in ("train", "test"))
         self._judge = Judge(train, test, backend, report, report)
-        self._run, self._backend = run, backend
-        kept = [line for line in read_history(run) if line["step"] <= step]
-        write_text(run.path / HISTORY_FILE, "".join(json.dumps(line) + "\n" for line in kept))
+        self._run, self._backend, self._step = run, backend, step
+        self._history: Series | None = None
 
     def observe(self, state: TrainState, epoch: int) -> str:
         """Measures and writes. Returns a line that says what came out. ``state`` is left as it is."""
         images = from_generator(state.generator, SAMPLES, 0, self._backend)
         figures, _ = self._judge.figures(images, with_memory=False)
+        if self._history is None:
+            self._history = self._cut_history()
+        line = _line(figures, state.step, epoch)
         with open(self._run.path / HISTORY_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_line(figures, state.step, epoch)) + "\n")
-        save_curves(self._run.path / PICTURE, self._run)
+            file.write(json.dumps(line) + "\n")
+        self._history.append(line)
+        save_curves(self._run.path / PICTURE, self._run, self._history.remembered())
         parzen = figures.parzen
         edge = ", at the edge of the grid" if parzen.at_edge else ""
         return (
@@ -53,6 +61,15 @@ class FiguresObserver:
             f"precision {figures.precision_recall.precision:.3f}, recall {figures.precision_recall.recall:.3f}, "
             f"curves in {self._run.path / PICTURE}"
         )
+
+    def _cut_history(self) -> Series:
+        kept = Series()
+        with replacing(self._run.path / HISTORY_FILE) as file:
+            for line, scores in history_lines(self._run):
+                if scores["step"] <= self._step:
+                    file.write(line)
+                    kept.append(scores)
+        return kept
 
 
 def _line(figures: Figures, step: int, epoch: int) -> dict[str, Any]:

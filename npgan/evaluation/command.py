@@ -63,6 +63,7 @@ def evaluate(
 
     backend = select(backend_name)
     run = RunFolder.open_existing(run_path)
+    run.check_files(checkpoints=False)  # it writes there
     checkpoint = run.latest_checkpoint()
     train, test = _data_of(checkpoint, data_dir, run_path, report)
     check_sample_count(n, len(train.images))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 from npgan.evaluation.figures import Details
 from npgan.files import replacing
 from npgan.runs.folder import RunFolder
+from npgan.runs.lines import Series, are_numbers, read_objects
 
 HISTORY_FILE = "evaluation.jsonl"  # one object for every evaluation while training
 
@@ -45,7 +46,7 @@ def save_picture(path: Path, images: np.ndarray, details: Details, train: np.nda
         ("pairs: sample, nearest training image", _tiles(pairs, 2 * _PAIRS, pair=True)),
     ]
     width = 3 * _MARGIN + sum(tiles.shape[1] for _, tiles in panels)
-    charts = _charts_of(run)
+    charts = _charts_of(run, read_history(run))
     top = 2 * _MARGIN + _TITLE + panels[0][1].shape[0]
     sheet, draw, font = _sheet(width, top + (_CURVE_HEIGHT + _MARGIN if charts else 0))
     left = _MARGIN
@@ -57,9 +58,9 @@ def save_picture(path: Path, images: np.ndarray, details: Details, train: np.nda
     _save(sheet, path)
 
 
-def save_curves(path: Path, run: RunFolder) -> None:
-    """The run's curves alone."""
-    charts = _charts_of(run)
+def save_curves(path: Path, run: RunFolder, scores: Sequence[dict[str, Any]]) -> None:
+    """The run's curves alone. ``scores``: the evaluations made while it trained."""
+    charts = _charts_of(run, scores)
     if charts:
         width = 2 * _MARGIN + 480 * len(charts)
         sheet, draw, font = _sheet(width, _CURVE_HEIGHT + 2 * _MARGIN)
@@ -67,9 +68,9 @@ def save_curves(path: Path, run: RunFolder) -> None:
         _save(sheet, path)
 
 
-def _charts_of(run: RunFolder) -> list[tuple[str, list[Curve]]]:
+def _charts_of(run: RunFolder, scores: Sequence[dict[str, Any]]) -> list[tuple[str, list[Curve]]]:
     """Losses over the epochs and, where the run evaluated itself, Parzen and Fréchet."""
-    losses, scores = run.read_metrics(), read_history(run)
+    losses = run.read_metrics()
     charts = []
     if losses:
         epochs = [line["epoch"] for line in losses]
@@ -84,13 +85,19 @@ def _charts_of(run: RunFolder) -> list[tuple[str, list[Curve]]]:
 
 
 def read_history(run: RunFolder) -> list[dict[str, Any]]:
-    """The evaluations made while the run trained. A torn last line, left by a kill, is not there."""
-    import json
+    """The evaluations made while the run trained; of thousands some, evenly spaced."""
+    found = Series()
+    for _, scores in history_lines(run):
+        found.append(scores)
+    return found.remembered()
 
-    path = run.path / HISTORY_FILE
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+
+def history_lines(run: RunFolder) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each evaluation made while the run trained, as a line and read. Lines that a kill damaged are not there."""
+    for line, scores in read_objects(run.path / HISTORY_FILE):
+        numbers = [scores.get(name) for name in ("parzen", "frechet")]
+        if are_numbers(scores, {"epoch", "step"}) and all(isinstance(number, int | float) for number in numbers):
+            yield line, scores
 
 
 def _tiles(rows: list[list[np.ndarray]], columns: int, pair: bool) -> np.ndarray:

@@ -81,7 +81,7 @@ class Report:
         from rich.console import Console
 
         text = io.StringIO()
-        print_report(self, Console(file=text, width=100, color_system=None), verbose=True)
+        print_report(self, Console(file=text, width=100, color_system=None, force_jupyter=False), verbose=True)
         return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 

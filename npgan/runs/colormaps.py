@@ -15,6 +15,7 @@ COLORMAPS = {
     "d5e21a fde725",
     "gray": "000000 ffffff",
 }
+COLORMAP = "inferno"  # the tutorial's
 
 
 def colors(name: str) -> list[tuple[int, int, int]]:

@@ -13,10 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from npgan.runs.colormaps import COLORMAP
 from npgan.runs.pictures import heat_map, loss_curves, plotext_problem
 
 if TYPE_CHECKING:
@@ -31,6 +33,28 @@ _LINE_SECONDS = 1.0  # ... later ones at most one line in this time, ...
 _SILENT_SECONDS = 30.0  # ... and an epoch slower than this gets lines while it runs
 _PREVIEW_SAMPLES = 4
 _CURVE_HEIGHT = 20  # lines
+
+
+_P = ParamSpec("_P")
+
+
+def _drawing(
+    method: Callable[Concatenate[TrainingDisplay, _P], None],
+) -> Callable[Concatenate[TrainingDisplay, _P], None]:
+    """A method that draws by rich or plotext: what goes wrong there ends nothing, and is told once, to the log."""
+
+    @wraps(method)
+    def drawn(display: TrainingDisplay, *arguments: _P.args, **more: _P.kwargs) -> None:
+        try:
+            method(display, *arguments, **more)
+        except Exception as error:
+            if display._log is None:
+                raise
+            if not display._failed:
+                display._failed = True
+                display._log(f"drawing failed ({type(error).__name__}: {error}): training goes on")
+
+    return drawn
 
 
 class TrainingDisplay:
@@ -48,18 +72,22 @@ class TrainingDisplay:
         *,
         console: Console | None = None,
         quiet: bool = False,
-        colormap: str = "inferno",
+        colormap: str = COLORMAP,
+        log: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``start_step``: iterations done before this run. ``console``: rich's; standard output if None.
 
-        ``quiet``: print warnings only. ``colormap``: of previews. ``clock``: seconds, for tests.
+        ``quiet``: print warnings only. ``colormap``: of previews. ``clock``: seconds, for tests. ``log``: gets messages too,
+        and what goes wrong in drawing, which then ends nothing; without it that is raised.
         """
         from rich.console import Console
 
         self._console = Console() if console is None else console
         self._quiet = quiet
-        self._colormap = colormap
+        self.colormap = colormap
+        self._log = log
+        self._failed = False  # to draw, at some time
         self._live = self._console.is_terminal and self._console.is_interactive and not quiet
         self._clock = clock
         self._total_epochs = total_epochs
@@ -178,7 +206,7 @@ class TrainingDisplay:
         self._print_line(f"samples after epoch {epoch}: {path}")
         width = max(self._console.width, 28)  # on a narrower terminal the picture is cropped
         shown = images[:_PREVIEW_SAMPLES]
-        self._print_picture(lambda color: heat_map(shown, width=width, color=color, colormap=self._colormap))
+        self._print_picture(lambda color: heat_map(shown, width=width, color=color, colormap=self.colormap))
 
     def curves(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Both losses over the epochs of ``history``, a list of metrics. Ends the progress bar."""
@@ -192,25 +220,33 @@ class TrainingDisplay:
         )
 
     def done(self, rows: Iterable[tuple[str, str]] = ()) -> None:
-        """What was trained, in which time, then ``rows`` as in the header. Ends the progress bar."""
+        """What was trained, in which time, then ``rows`` as in the header; in the log, too. Ends the progress bar."""
         self._stop()
         seconds = self._clock() - self._start_time
         steps = self._step - self._start_step
         rate = f" ({_rate(steps / seconds)})" if steps and seconds > 0 else ""
         trained = f"{steps} iterations in {_duration(seconds)}{rate}, now at step {self._step} of {self._total_steps}"
         rows = [("trained", trained), *rows]
+        for name, value in rows:
+            self._tell_log(f"{name}: {value}")
         self._print_rows(rows, max(len(name) for name, _ in rows))
 
     def note(self, line: str) -> None:
-        """One line of information."""
+        """One line of information, in the log too."""
+        self._tell_log(line)
         if not self._quiet:
             self._print_line(line)
 
     def warn(self, line: str) -> None:
-        """One line that is printed even when quiet."""
+        """One line that is printed even when quiet, in the log too."""
+        self._tell_log(f"warning: {line}")
         self._print_line(f"warning: {line}", style="yellow")
 
     # ---- inside
+
+    def _tell_log(self, line: str) -> None:
+        if self._log is not None:
+            self._log(line)
 
     def _start_clock(self) -> None:
         self._start_time = self._last_line_time = self._clock()
@@ -218,6 +254,7 @@ class TrainingDisplay:
         self._updates.clear()
         self._updates.append((self._start_time, self._start_step))
 
+    @_drawing
     def _print_rows(self, rows: Sequence[tuple[str, str]], name_width: int) -> None:
         if self._quiet:
             return
@@ -235,6 +272,7 @@ class TrainingDisplay:
             table.add_row(Text(self._encodable(name), style="cyan"), Text(self._encodable(value)))
         self._console.print(table)
 
+    @_drawing
     def _start_progress(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
@@ -267,6 +305,7 @@ class TrainingDisplay:
         self._updates.append((now, self._step))
         self._redraw()
 
+    @_drawing
     def _redraw(self) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._step, **self._fields())
@@ -275,10 +314,14 @@ class TrainingDisplay:
     def _stop(self) -> None:
         """Leave the bar as it stands, give the terminal back, print the last epoch's line if it was held back."""
         self._print_held_back()
-        if self._progress is not None:
-            self._redraw()
-            self._progress.stop()
-            self._progress = None
+        self._redraw()
+        self._end_progress()
+
+    @_drawing
+    def _end_progress(self) -> None:
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.stop()
 
     def _epoch_text(self) -> str:
         running = min(self._step // self._iterations_per_epoch + 1, self._total_epochs)
@@ -311,6 +354,7 @@ class TrainingDisplay:
         self._last_line_time = now
         self._print_line(line)
 
+    @_drawing
     def _print_line(self, line: str, style: str = "") -> None:
         from rich.text import Text
 
@@ -321,6 +365,7 @@ class TrainingDisplay:
         encoding = self._console.encoding
         return text.encode(encoding, "replace").decode(encoding)
 
+    @_drawing
     def _print_picture(self, draw: Callable[[bool], str]) -> None:
         from rich.text import Text
 

@@ -1,19 +1,22 @@
 """A run's folder: config.json, metrics.jsonl, samples/, checkpoints/. Every file is replaced whole or appended to by lines.
 
 After a kill at any instant the folder holds a checkpoint that is whole, or no run at all. What a kill leaves half-done is a
-temporary file, a torn last line or a metrics line past the checkpoint, and ``recover`` takes these away.
+temporary file, a torn last line or a metrics line past the checkpoint, and ``recover`` takes these away. A run that replaces
+another begins in the instant in which its first checkpoint gets its name; until then ``settle`` brings the other back.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import math
 import os
 import platform
-import re
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,28 +26,34 @@ import numpy as np
 from npgan.config import TrainConfig
 from npgan.engines import Report
 from npgan.errors import InputError
-from npgan.files import replacing
+from npgan.files import publish, replacing
 from npgan.gan import StepMetrics, TrainState
 from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, save
+from npgan.runs.colormaps import COLORMAP
+from npgan.runs.lines import Series, are_numbers, read_objects
+from npgan.runs.owned import (
+    CHECKPOINT_NAME,
+    DAMAGED,
+    LOCK_FILE,
+    LOG_FILE,
+    MARKER_FILE,
+    PREVIOUS,
+    SAMPLE_NAME,
+    SOFT_LOCK_FILE,
+    STARTING_FILE,
+    in_the_way,
+    is_regular,
+    move,
+    own_entries,
+    temporary_files,
+)
 from npgan.runs.pictures import save_animation, save_grid
 
-LOCK_FILE = ".lock"
-MARKER_FILE = ".lock-marker"  # where there are no locks
-DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
-
-_CHECKPOINT_NAME = re.compile(r"step-(\d{9,15})\.safetensors")
-_SET_ASIDE_NAME = re.compile(r"step-\d{9,15}\.safetensors\.damaged")
-_SAMPLE_NAME = re.compile(r"epoch-(\d{5,15})\.png")
-_EVALUATION_NAME = re.compile(r"evaluation(-curves)?\.(json|jsonl|png)")
-_TEMPORARY_NAME = re.compile(
-    r"\.(config\.json|metrics\.jsonl|evaluation[^.]*\.\w+|latest|kept\.json|diagnosis-step-\d+\.json|epoch-\d+\.png|"
-    r"training\.gif|step-\d+\.safetensors)\.\d+\.tmp|\.writable\.\d+|"
-    r"\.tmp\w{6}"  # of safetensors
-)
 _METRICS = {"epoch", "step", *StepMetrics._fields, "seconds", "images_per_second"}
 _KEEPING = ("checkpoint_every", "keep")  # in the ``runtime`` of a checkpoint
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _MOST_TEXT = 1 << 20  # bytes of a config.json that we are willing to read
+_MOST_MILESTONES = 20  # checkpoints of 35 MB that stay for good
 
 
 class Keeping(NamedTuple):
@@ -78,7 +87,9 @@ class Keeping(NamedTuple):
             when = "every minute, at an epoch's end"
         else:
             when = "after every epoch" if self.every == 1 else f"every {self.every} epochs"
-        return f"{when}; kept: the last {self.most}, and one every {milestone_period} epochs"
+        return (
+            f"{when}; kept: the last {self.most}, and one every {milestone_period} epochs (at most {_MOST_MILESTONES})"
+        )
 
 
 def _print_problem(line: str) -> None:
@@ -92,27 +103,36 @@ class RunFolder:
         self.path = path
         self.config_file = path / "config.json"
         self.metrics_file = path / "metrics.jsonl"
+        self.log_file = path / LOG_FILE
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.animation_file = self.samples / "training.gif"
         self.latest_file = self.checkpoints / "latest"
         self.old_keeping_file = self.checkpoints / "kept.json"
         self.last_saved: Path | None = None  # the newest checkpoint that this process knows to be whole
+        self._marker_file = path / MARKER_FILE
+        self._starting_file = self.checkpoints / STARTING_FILE
+        self._previous = path / PREVIOUS
+        self._metrics: Series | None = None  # what is in metrics.jsonl, once this process has read or begun it
+        self._trained_after = 0  # nanoseconds since 1970: when other runs beside this one last trained
 
     @classmethod
     def create(cls, path: Path, overwrite: bool) -> RunFolder:
-        """A folder for a new run. Raises InputError when it cannot be written, or holds a run and ``overwrite`` is not set."""
+        """A folder for a new run. Raises InputError when it cannot be written, or as ``check_free`` does."""
         run = cls(path)
-        run.refuse_to_overwrite(overwrite)
+        run.check_free(overwrite)
         try:
-            run.samples.mkdir(parents=True, exist_ok=True)
-            run.checkpoints.mkdir(exist_ok=True)
-            probe = path / f".writable.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            path.mkdir(parents=True, exist_ok=True)
+            if not is_regular(run._marker_file):
+                run._mark(None)
+            for folder in (run.checkpoints, run.samples, path):
+                folder.mkdir(exist_ok=True)
+                probe = folder / f".writable.{os.getpid()}"
+                probe.touch()
+                probe.unlink()
         except OSError as error:
             raise InputError(f"--out {path}: cannot be written: {error.strerror}") from None
-        run._refuse_links()
+        run._trained_after = _newest_stamp(path.parent)
         return run
 
     @classmethod
@@ -121,10 +141,59 @@ class RunFolder:
         run = cls(path)
         if not path.is_dir():
             raise InputError(f"{path}: no such run folder")
-        if not run._checkpoint_files():
+        if not run._checkpoint_files() and not run._previous.is_dir():
             raise InputError(f"{path}: holds no checkpoint")
         run._refuse_links()
+        if not is_regular(run._marker_file) and not run._has_whole_checkpoint():
+            raise InputError(f"{path}: not a run of npgan's: no {MARKER_FILE} and no checkpoint that is whole")
         return run
+
+    def check_free(self, overwrite: bool) -> None:
+        """Raises InputError when a new run must not be made here: in a folder of somebody else's files, or, unless
+        ``overwrite`` is set, in place of another run."""
+        path = self.path
+        if not os.path.lexists(path):
+            return
+        try:
+            taken = None if is_regular(self._marker_file) else in_the_way(path)
+        except OSError as error:
+            raise InputError(f"--out {path}: cannot be written: {error.strerror}") from None
+        if taken and not self._is_of_an_older_version():
+            raise InputError(f"--out {path}: no run of npgan's, and {taken} is in the way: name a folder of its own")
+        self.check_files()
+        if overwrite:
+            return
+        if self._checkpoint_files():
+            raise InputError(f"--out {path}: holds a run already: resume with --resume {path}, or add --overwrite")
+        if self.config_file.exists() or self.metrics_file.exists():
+            raise InputError(f"--out {path}: holds a run without a checkpoint: add --overwrite to replace it")
+
+    def check_files(self, checkpoints: bool = True) -> None:
+        """Raises InputError when something has a name of npgan's and is nothing that npgan writes, such as a link.
+
+        ``checkpoints``: also in the place of a checkpoint, which ``recover`` sets aside, or has.
+        """
+        self._refuse_links()
+        fixed = [self.path / name for name in (MARKER_FILE, LOCK_FILE, SOFT_LOCK_FILE)]
+        for entry in (*own_entries(self.path), *filter(os.path.lexists, fixed)):
+            if not is_regular(entry) and (checkpoints or not CHECKPOINT_NAME.match(entry.name)):
+                raise InputError(f"{entry}: is not a regular file, so npgan did not write it: move it away")
+
+    def _refuse_links(self) -> None:
+        for folder in (self.samples, self.checkpoints, self._previous):
+            if folder.is_symlink():
+                raise InputError(f"{folder}: is a link: a run's files must lie inside its folder")
+
+    def _is_of_an_older_version(self) -> bool:
+        """Whether the folder, though it has no marker, is a run's: by its checkpoints, and its config.json where it has one."""
+        try:
+            self.read_config()
+        except InputError:
+            return False
+        return self._has_whole_checkpoint()
+
+    def _has_whole_checkpoint(self) -> bool:
+        return any(_is_whole(file) for file in reversed(self._checkpoint_files()))
 
     @contextmanager
     def locked(self, report: Report) -> Iterator[None]:
@@ -139,13 +208,11 @@ class RunFolder:
             warnings.simplefilter("ignore", UserWarning)  # that there are no locks: said below
             from filelock import FileLock, SoftFileLock, Timeout
         without = FileLock is SoftFileLock
-        marker = self.path / MARKER_FILE
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise InputError(f"{path}: is not a regular file")
+        marker = self.path / SOFT_LOCK_FILE
         # a marker of a process that is gone is taken over at the second try
         lock = SoftFileLock(marker, timeout=0.5) if without else FileLock(path, timeout=0)
         if without:
-            report(f"{self.path}: this system has no file locks: {MARKER_FILE} takes their place")
+            report(f"{self.path}: this system has no file locks: {SOFT_LOCK_FILE} takes their place")
         try:
             lock.acquire()
         except Timeout:
@@ -166,55 +233,74 @@ class RunFolder:
                 os.truncate(path, 0)
             lock.release()
 
-    def refuse_to_overwrite(self, overwrite: bool) -> None:
-        """Raises InputError when a run is here and ``overwrite`` is not set."""
-        if overwrite:
-            return
-        if self._checkpoint_files():
-            raise InputError(
-                f"--out {self.path}: holds a run already: resume with --resume {self.path}, or add --overwrite"
-            )
-        if self.config_file.exists() or self.metrics_file.exists():
-            raise InputError(f"--out {self.path}: holds a run without a checkpoint: add --overwrite to replace it")
+    # --- which run is here
 
-    def _refuse_links(self) -> None:
-        for folder in (self.samples, self.checkpoints):
-            if folder.is_symlink():
-                raise InputError(f"{folder}: is a link: a run's files must lie inside its folder")
-
-    def clear(self) -> None:
-        """Removes what an earlier run left, and nothing else."""
-        self.latest_file.unlink(missing_ok=True)
-        for file in (
-            *self._checkpoint_files(), self.old_keeping_file, self.metrics_file, self.config_file, self.animation_file
-        ):  # fmt: skip
-            file.unlink(missing_ok=True)
-        self._remove_named(self.checkpoints, _SET_ASIDE_NAME)
-        self._remove_named(self.samples, _SAMPLE_NAME)
-        self._remove_named(self.path, _EVALUATION_NAME)
+    def begin(
+        self, state: TrainState, config: TrainConfig, runtime: dict[str, Any], epoch_totals: np.ndarray, report: Report
+    ) -> None:
+        """Saves the first checkpoint of a new run, and removes what another run left. Raises OSError, NotFinite: then that
+        is whole. Call it locked, and ``settle`` before."""
+        save(self._starting_file, state, config, runtime, epoch_totals)
+        path = self._checkpoint_path(state.step)
+        try:
+            for file in own_entries(self.path):
+                move(file, self._previous / file.relative_to(self.path))
+            publish(self._starting_file, path)  # from here on it is the new run's folder
+        except BaseException:
+            self.settle()
+            raise
+        self._metrics = Series()
+        self._has_saved(path)
+        try:
+            self.settle()
+        except OSError as error:
+            report(f"{error.filename}: of the run before, cannot be removed: {error.strerror}")
         self._remove_temporary()
+
+    def settle(self) -> None:
+        """Ends what a kill or an error interrupted: the run that was to begin is gone, or the one before. Raises OSError."""
+        starting = os.path.lexists(self._starting_file)
+        for file in own_entries(self._previous):
+            if starting:
+                move(file, self.path / file.relative_to(self._previous))
+            else:
+                file.unlink()
+        for folder in ("checkpoints", "samples", ""):
+            with suppress(OSError):  # not there, or not empty
+                (self._previous / folder).rmdir()
+        self._starting_file.unlink(missing_ok=True)
 
     def recover(self, report: Report) -> Checkpoint:
         """The checkpoint to resume from. Takes away what a kill left and sets damaged checkpoints aside; call it locked."""
+        self.settle()
         self.samples.mkdir(exist_ok=True)
-        self._remove_temporary()
         checkpoint = self.latest_checkpoint(report)
+        self._remove_temporary()
         for file in self._checkpoint_files():
             if _step_of(file) > checkpoint.step:
-                file.replace(file.with_name(file.name + DAMAGED))
+                move(file, _free_name(file.with_name(file.name + DAMAGED)))
         write_text(self.latest_file, checkpoint.path.name + "\n")
+        if not is_regular(self._marker_file):
+            self._mark(None)
+        self._trained_after = _newest_stamp(self.path.parent)
         self.last_saved = checkpoint.path
         return checkpoint
 
     def _remove_temporary(self) -> None:
-        for folder in (self.path, self.checkpoints, self.samples):
-            self._remove_named(folder, _TEMPORARY_NAME)
+        for file in temporary_files(self.path):
+            file.unlink(missing_ok=True)
 
-    @staticmethod
-    def _remove_named(folder: Path, name: re.Pattern[str]) -> None:
-        for file in folder.iterdir():
-            if name.fullmatch(file.name):
-                file.unlink()
+    def last_trained(self) -> int | None:
+        """Nanoseconds since 1970, as the marker says, whatever the dates of the files. None where it does not."""
+        try:
+            trained = json.loads(_read_text(self._marker_file))["trained_ns"]
+        except (InputError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+        return trained if type(trained) is int and 0 < trained < 1 << 62 else None
+
+    def _mark(self, trained_ns: int | None) -> None:
+        trained = {} if trained_ns is None else {"trained_ns": trained_ns}
+        write_text(self._marker_file, json.dumps({"made_by": "npgan", **trained}) + "\n")
 
     # --- configuration
 
@@ -254,19 +340,29 @@ class RunFolder:
     ) -> Path:
         """Writes ``step-….safetensors``, points ``latest`` at it, and only then removes old ones. Returns its path.
 
-        ``keep_last`` stay, and those whose step is a multiple of ``milestone_steps``. Raises OSError, NotFinite.
+        ``keep_last`` stay, and those whose step is a multiple of ``milestone_steps``; where these are too many, of twice that,
+        and so on. Raises OSError, NotFinite.
         """
         if self.metrics_file.exists():  # a checkpoint on disk has its epochs' lines on disk
             _flush(self.metrics_file)
-        path = self.checkpoints / f"step-{state.step:09d}.safetensors"
+        path = self._checkpoint_path(state.step)
         save(path, state, config, runtime, epoch_totals)
-        self.last_saved = path
-        write_text(self.latest_file, path.name + "\n")
+        self._has_saved(path)
+        while state.step > _MOST_MILESTONES * milestone_steps:
+            milestone_steps *= 2
         for file in self._checkpoint_files()[:-keep_last]:
             step = _step_of(file)
-            if step == 0 or step % milestone_steps:
+            if (step == 0 or step % milestone_steps) and is_regular(file):
                 file.unlink()
         return path
+
+    def _has_saved(self, checkpoint: Path) -> None:
+        self.last_saved = checkpoint
+        write_text(self.latest_file, checkpoint.name + "\n")
+        self._mark(max(time.time_ns(), self._trained_after + 1))  # though the clock may have been set back
+
+    def _checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:09d}.safetensors"
 
     def latest_checkpoint(self, report: Report = _print_problem) -> Checkpoint:
         """The newest checkpoint that is whole; damaged ones are reported. Raises InputError when there is none."""
@@ -285,7 +381,7 @@ class RunFolder:
         if not self.checkpoints.is_dir():
             return []
         return sorted(
-            (file for file in self.checkpoints.iterdir() if _CHECKPOINT_NAME.fullmatch(file.name)), key=_step_of
+            (file for file in self.checkpoints.iterdir() if CHECKPOINT_NAME.fullmatch(file.name)), key=_step_of
         )
 
     # --- metrics and samples
@@ -293,28 +389,43 @@ class RunFolder:
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         with _naming(self.metrics_file), open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
+        if self._metrics is not None:
+            self._metrics.append(metrics)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """One object per finished epoch, in order. Lines that a kill or a power cut damaged are not there."""
-        if not self.metrics_file.is_file():
-            return []
-        kept: list[dict[str, Any]] = []
-        for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            metrics = _parse_metrics(line)
-            if metrics and (not kept or metrics["epoch"] > kept[-1]["epoch"]):
-                kept.append(metrics)
-        return kept
+        """One object per finished epoch, in order; of thousands some, evenly spaced, the first and the last among them.
 
-    def cut_metrics(self, last_step: int, epochs: int, report: Report) -> list[dict[str, Any]]:
-        """Drops what is past ``last_step``, which a resumed run is going to do again. Returns what stays.
+        Lines that a kill or a power cut damaged are not there.
+        """
+        if self._metrics is None:
+            self._metrics = Series()
+            for _, metrics in self._epochs():
+                self._metrics.append(metrics)
+        return self._metrics.remembered()
+
+    def _epochs(self, last_step: float = math.inf) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        epoch = -math.inf
+        for line, metrics in read_objects(self.metrics_file):
+            if are_numbers(metrics, _METRICS) and metrics["step"] <= last_step and metrics["epoch"] > epoch:
+                epoch = metrics["epoch"]
+                yield line, metrics
+
+    def cut_metrics(
+        self, last_step: int, epochs: int, report: Report, look: Callable[[dict[str, Any]], object]
+    ) -> None:
+        """Drops what is past ``last_step``, which a resumed run is going to do again. ``look`` is given what stays.
 
         Reports when that is not ``epochs`` lines.
         """
-        kept = [metrics for metrics in self.read_metrics() if metrics["step"] <= last_step]
+        kept = Series()
+        with replacing(self.metrics_file) as file:
+            for line, metrics in self._epochs(last_step):
+                file.write(line)
+                kept.append(metrics)
+                look(metrics)
         if len(kept) != epochs:
             report(f"{self.metrics_file}: {len(kept)} whole lines for {epochs} finished epochs: the curves have a gap")
-        write_text(self.metrics_file, "".join(json.dumps(metrics) + "\n" for metrics in kept))
-        return kept
+        self._metrics = kept
 
     def sample_path(self, epoch: int) -> Path:
         return self.samples / f"epoch-{epoch:05d}.png"
@@ -325,13 +436,14 @@ class RunFolder:
         save_grid(images, path)
         return path
 
-    def save_animation(self, path: Path) -> tuple[int, int]:
+    def save_animation(self, path: Path, colormap: str = COLORMAP) -> tuple[int, int]:
         """The samples' PNGs as a GIF. Returns its frames and the last one's epoch. Raises InputError, OSError."""
-        found = [(match, file) for file in self.samples.glob("*.png") if (match := _SAMPLE_NAME.fullmatch(file.name))]
+        found = [(match, file) for file in self.samples.glob("*.png") if (match := SAMPLE_NAME.fullmatch(file.name))]
         pictures = sorted((int(match[1]), file) for match, file in found)
         if not pictures:
             raise InputError(f"{self.samples}: holds no pictures of samples")
-        return save_animation([(f"epoch {epoch}", file) for epoch, file in pictures], path), pictures[-1][0]
+        captioned = [(f"epoch {epoch}", file) for epoch, file in pictures]
+        return save_animation(captioned, path, colormap), pictures[-1][0]
 
     def write_diagnosis(self, step: int, diagnosis: dict[str, Any]) -> Path:
         """What is known of a training that went wrong in iteration ``step``, as JSON beside the checkpoints."""
@@ -341,12 +453,47 @@ class RunFolder:
 
 
 def newest_run(parent: Path) -> Path:
-    """The run below ``parent`` whose newest checkpoint is newest. Raises InputError when there is none."""
-    runs = [RunFolder(path) for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
-    newest = [(files[-1].stat().st_mtime_ns, run.path) for run in runs if (files := run._checkpoint_files())]
-    if not newest:
+    """The run below ``parent`` that trained last. Raises InputError when there is none.
+
+    A copy has trained when its original did, which is taken. Runs of versions that did not write that down go by the date of
+    their newest checkpoint.
+    """
+    found = []
+    for run in (RunFolder(path) for path in _folders(parent)):
+        if files := run._checkpoint_files():
+            date = files[-1].lstat().st_mtime_ns
+            found.append((run.last_trained() or date, -date, run.path))
+    if not found:
         raise InputError(f"--resume: no run with a checkpoint in {parent}/")
-    return max(newest)[1]
+    return max(found)[-1]
+
+
+def _newest_stamp(parent: Path) -> int:
+    """When a run below ``parent`` last trained, 0 where none says so."""
+    return max((RunFolder(path).last_trained() or 0 for path in _folders(parent)), default=0)
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return [path for path in parent.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def _is_whole(checkpoint_file: Path) -> bool:
+    try:
+        load(checkpoint_file)
+    except InputError:
+        return False
+    return True
+
+
+def _free_name(path: Path) -> Path:
+    numbers = itertools.count(2)
+    free = path
+    while os.path.lexists(free):
+        free = path.with_name(f"{path.name}-{next(numbers)}")
+    return free
 
 
 def write_text(path: Path, text: str) -> None:
@@ -395,20 +542,7 @@ def _read_text(path: Path) -> str:
         raise InputError(f"cannot be read: {error}") from None
 
 
-def _parse_metrics(line: str) -> dict[str, Any] | None:
-    """The object of one line of metrics.jsonl, None for anything else."""
-    try:
-        metrics = json.loads(line) if line.endswith("\n") else None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(metrics, dict) or not set(metrics) >= _METRICS:
-        return None
-    numbers = [metrics[name] for name in _METRICS]
-    right = all(isinstance(number, int | float) and -1e300 < number < 1e300 for number in numbers)  # NaN is not
-    return metrics if right and type(metrics["epoch"]) is type(metrics["step"]) is int else None
-
-
 def _step_of(checkpoint_file: Path) -> int:
-    match = _CHECKPOINT_NAME.fullmatch(checkpoint_file.name)
+    match = CHECKPOINT_NAME.fullmatch(checkpoint_file.name)
     assert match, checkpoint_file
     return int(match[1])

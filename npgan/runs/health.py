@@ -68,39 +68,41 @@ def what_is_normal(config: TrainConfig, images: int, epochs_done: int) -> str | 
     )
 
 
-def collapse_signs(
-    history: Sequence[dict[str, Any]], per_epoch: int, config: TrainConfig, parameters_g: int
-) -> dict[str, str]:
-    """What the lines of metrics.jsonl say: a warning with what to try for each sign that all of the last epochs show.
+class CollapseWatch:
+    """Looks at each line of metrics.jsonl once, and remembers only for how many epochs each sign of a collapse has lasted."""
 
-    ``per_epoch``: iterations. ``parameters_g``: how many G has.
-    """
-    count = max(LASTING_EPOCHS, -(-LASTING_STEPS // per_epoch))
-    window = history[-count:]
-    if len(window) < count:
-        return {}
-    # Below this norm the typical element of the gradient is smaller than Adam's ε, and its steps shrink to nothing.
-    vanished = config.adam_epsilon * parameters_g**0.5
-    signs = {
-        "D wins": (
-            all(line["d_real"] > SURE and line["d_fake"] < 1.0 - SURE for line in window),
-            "D saturated: it is right about all images, real and fake, so G can hardly learn; "
-            "if the samples get no better try a lower --lr-d, --label-smoothing 0.1 or --loss bce-logits",
-        ),
-        "D is fooled": (
-            all(line["d_fake"] > SURE for line in window),
-            "D takes every fake for real, so G learns nothing from it; try a higher --lr-d or a lower --lr-g",
-        ),
-        "D rejects all": (
-            all(line["d_real"] < 1.0 - SURE for line in window),
-            "D takes every real image for a fake: it is stuck; try a lower --lr-d",
-        ),
-        "G's gradient vanishes": (
-            all(line["grad_norm_g"] < vanished for line in window),
-            f"G's gradient has been below {vanished:.0e}: it no longer learns; try --loss bce-logits or a lower --lr-d",
-        ),
-    }
-    return {sign: f"for {count} epochs now {text}" for sign, (shown, text) in signs.items() if shown}
+    def __init__(self, per_epoch: int, config: TrainConfig, parameters_g: int) -> None:
+        """``per_epoch``: iterations. ``parameters_g``: how many G has."""
+        self._long = max(LASTING_EPOCHS, -(-LASTING_STEPS // per_epoch))  # epochs
+        # Below this norm the typical element of the gradient is smaller than Adam's ε, and its steps shrink to nothing.
+        self._vanished = config.adam_epsilon * parameters_g**0.5
+        self._lasted: dict[str, int] = {}
+
+    def epoch(self, line: dict[str, Any]) -> dict[str, str]:
+        """A warning with what to try for each sign that has lasted long enough now."""
+        signs = {
+            "D wins": (
+                line["d_real"] > SURE and line["d_fake"] < 1.0 - SURE,
+                "D saturated: it is right about all images, real and fake, so G can hardly learn; "
+                "if the samples get no better try a lower --lr-d, --label-smoothing 0.1 or --loss bce-logits",
+            ),
+            "D is fooled": (
+                line["d_fake"] > SURE,
+                "D takes every fake for real, so G learns nothing from it; try a higher --lr-d or a lower --lr-g",
+            ),
+            "D rejects all": (
+                line["d_real"] < 1.0 - SURE,
+                "D takes every real image for a fake: it is stuck; try a lower --lr-d",
+            ),
+            "G's gradient vanishes": (
+                line["grad_norm_g"] < self._vanished,
+                f"G's gradient has been below {self._vanished:.0e}: it no longer learns; "
+                "try --loss bce-logits or a lower --lr-d",
+            ),
+        }
+        self._lasted = {sign: self._lasted.get(sign, 0) + 1 for sign, (shown, _) in signs.items() if shown}
+        lasting = [sign for sign, epochs in self._lasted.items() if epochs >= self._long]
+        return {sign: f"for {self._long} epochs now {signs[sign][1]}" for sign in lasting}
 
 
 def spread(images: Array) -> float:

@@ -6,6 +6,7 @@ so curves are drawn by one thread at a time.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 
 from npgan.errors import InputError
 from npgan.files import replacing
-from npgan.runs.colormaps import colors
+from npgan.runs.colormaps import COLORMAP, colors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,19 +85,22 @@ def save_grid(images: np.ndarray, path: str | Path, *, columns: int = 8, gap: in
         Image.fromarray(grid).save(file, format="PNG")
 
 
-def save_animation(pictures: Sequence[tuple[str, Path]], path: Path) -> int:
+def save_animation(pictures: Sequence[tuple[str, Path]], path: Path, colormap: str = COLORMAP) -> int:
     """Write (caption, PNG) pairs as one GIF that plays for ever, the caption above each picture. Returns its frames.
 
-    The pictures are grayscale and of one size. Of more than ``_MOST_FRAMES`` an evenly spaced choice is shown, the first
-    and the last among them. A frame stays half a second, less where there are many, the last one longer. The file appears
-    whole or not at all. Same pictures, same bytes. Raises InputError, naming the file, for one that is no such picture.
+    The pictures are grayscale and of one size; ``colormap``, one of ``COLORMAPS``, gives the GIF its colors. Of more than
+    ``_MOST_FRAMES`` an evenly spaced choice is shown, the first and the last among them. A frame stays half a second, less
+    where there are many, the last one longer. The file appears whole or not at all. Same pictures, same bytes. Raises
+    InputError, naming the file, for one that is no such picture.
     """
     if len(pictures) > _MOST_FRAMES:
         chosen = np.linspace(0, len(pictures) - 1, _MOST_FRAMES).round().astype(int)
         pictures = [pictures[index] for index in chosen]
+    palette = bytes(itertools.chain.from_iterable(colors(colormap)))
     frames: list[Image] = []
     for caption, file in pictures:
         frame = _frame(caption, file)
+        frame.putpalette(palette)
         if frames and frame.size != frames[0].size:
             raise InputError(f"{file}: is not of the size of the pictures before it")
         frames.append(frame)
@@ -128,7 +132,7 @@ def _frame(caption: str, file: Path) -> Image:
     return frame
 
 
-def heat_map(images: np.ndarray, *, width: int, color: bool, colormap: str = "inferno") -> str:
+def heat_map(images: np.ndarray, *, width: int, color: bool, colormap: str = COLORMAP) -> str:
     """Samples side by side for a terminal ``width`` cells wide: lines without a newline at the end.
 
     ``images``: (N, 28, 28) or (N, 784) in [-1, 1]. A cell is about twice as tall as wide, so a sample takes 28 columns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,13 @@ from npgan.runs.folder import RunFolder
 from npgan.runs.pictures import save_grid
 
 
-def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: bool, backend_name: str) -> str:
+def generate(run_path: Path, count: int, out: Path | None, *, seed: int, interpolate: bool, backend_name: str) -> str:
     """Draws from a run's latest checkpoint into ``out`` (.png: a grid; .npy: float32 (count, 28, 28) in [−1, 1]).
 
+    None: samples.png, or the next name that nobody has: what nobody named is not replaced.
     ``interpolate``: each row of eight walks on a great circle from one noise vector to another. Returns a line to print.
     """
+    out = out or _free_name()
     if out.suffix not in (".png", ".npy"):
         raise InputError(f"--out {out}: must end in .png or .npy")
     _check_folder(out)
@@ -44,7 +48,7 @@ def generate(run_path: Path, count: int, out: Path, *, seed: int, interpolate: b
     return f"{out}: {count} samples of {run_path} after step {checkpoint.step}"
 
 
-def animate(run_path: Path, out: Path | None) -> str:
+def animate(run_path: Path, out: Path | None, colormap: str) -> str:
     """The pictures that training left in a run, as a GIF: ``out`` or samples/training.gif. Returns a line to print."""
     if out is not None:
         if out.suffix != ".gif":
@@ -53,10 +57,15 @@ def animate(run_path: Path, out: Path | None) -> str:
     run = RunFolder.open_existing(run_path)
     out = out or run.animation_file
     try:
-        frames, epoch = run.save_animation(out)
+        frames, epoch = run.save_animation(out, colormap)
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror or error}") from None
     return f"{out}: {frames} {'picture' if frames == 1 else 'pictures'} of {run_path} up to epoch {epoch}"
+
+
+def _free_name() -> Path:
+    names = (Path(f"samples-{number}.png") for number in itertools.count(2))
+    return next(path for path in itertools.chain([Path("samples.png")], names) if not os.path.lexists(path))
 
 
 def _check_folder(out: Path) -> None:

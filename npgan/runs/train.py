@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -24,23 +27,26 @@ from npgan.engines.base import Engine
 from npgan.errors import InputError
 from npgan.gan import StepMetrics, TrainState, new_state
 from npgan.runs.checkpoint import NotFinite, load, load_into, restore
+from npgan.runs.colormaps import COLORMAP
 from npgan.runs.display import TrainingDisplay
 from npgan.runs.folder import Keeping, RunFolder, newest_run
 from npgan.runs.health import (
+    CollapseWatch,
     TrainingDiverged,
-    collapse_signs,
     diagnosis,
     first_non_finite,
     samples_alike,
     spread,
     what_is_normal,
 )  # fmt: skip
+from npgan.runs.output import RunLog, unfailing_output
 from npgan.runs.resume import file_config, resumed_config, what_changed
 from npgan.runs.sample import noise_vectors
 
 RUNS = Path("runs")
 SAMPLE_GRID = 64  # images in a PNG of samples, always from the same noise
 SECONDS_BETWEEN_CHECKPOINTS = 60.0  # besides milestones and the end; one takes about 0.2 s
+_STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGUSR1", "SIGUSR2")  # the last by batch systems
 SECONDS_PER_CALL = 0.1  # of the engine: so long a Ctrl-C waits, and so often the display is told
 
 Recent = Sequence[tuple[int, list[float]]]  # the last iterations: step, StepMetrics
@@ -61,7 +67,7 @@ class FolderChoice(NamedTuple):
     """Which run folder."""
 
     out: Path | None = None  # of a new run; None: a name with the date
-    resume: str | None = None  # a run folder, or "" for the newest; None: a new run
+    resume: Path | bool = False  # a run folder, or True for the one that trained last; False: a new run
     overwrite: bool = False
 
 
@@ -75,7 +81,7 @@ class Request:
     compute: Compute = field(default_factory=Compute)
     keeping: Keeping = Keeping()
     quiet: bool = False
-    colormap: str = "inferno"  # of previews
+    colormap: str = COLORMAP  # of previews and the animation
 
 
 class Observer(Protocol):
@@ -101,7 +107,8 @@ class _Job:
     state: TrainState
     engine: Engine
     display: TrainingDisplay
-    history: list[dict[str, Any]]  # metrics of the epochs done
+    watch: CollapseWatch  # which has seen the epochs done
+    told: set[str]  # the signs that it has found
     totals: np.ndarray  # sums of StepMetrics over the unfinished epoch, float64
 
     @property
@@ -123,55 +130,70 @@ def train(request: Request, observe: Observe | None = None) -> int:
     """Trains and returns the exit status: 0, or 128 + the signal that asked to stop, after saving a checkpoint.
 
     ``observe`` makes what ``--eval-every`` evaluates with. Raises InputError for the user's mistakes, TrainingDiverged and
-    RunFailed.
+    RunFailed. What is said is also in the run's log, and that it cannot be shown is no reason to stop.
     """
-    report, warn = _reporter(request.quiet), _reporter(False)
+    log = RunLog()
+    with unfailing_output(log):
+        try:
+            return _start_and_train(request, observe, log)
+        except Exception as error:
+            log(f"error: {error}")
+            raise
+
+
+def _start_and_train(request: Request, observe: Observe | None, log: RunLog) -> int:
+    report, warn = _reporter(request.quiet, log), _reporter(False, log)
     with ExitStack() as stack:
-        job = (_new_job if request.folder.resume is None else _resumed_job)(request, stack, report, warn)
+        job = (_resumed_job if request.folder.resume else _new_job)(request, stack, report, warn, log)
         run, config = job.run, job.config
         try:
             observer = None
             if config.eval_every is not None and observe is not None:
                 folder = Path(job.runtime["data_dir"]) if job.runtime["data_dir"] else None
                 observer = observe(run, job.data.name, folder, job.backend, job.state.step, report)
-            if request.folder.resume is None:
-                job.save()  # from now on there is something to resume
+            if not request.folder.resume:
+                run.begin(job.state, config, job.runtime, job.totals, warn)  # from now on there is something to resume
+            log.open(run.log_file)
+            log(f"process {os.getpid()} trains from step {job.state.step}")
             run.write_config(config)
             return _train(job, observer)
-        except BrokenPipeError:
-            raise
         except OSError as error:
-            saved = f"the last checkpoint is {run.last_saved}, " if run.last_saved else "there is no checkpoint, "
+            what = f"{error.filename or run.path}: {error.strerror or error}; "
+            if run.last_saved is None:
+                raise RunFailed(f"{what}the run has not begun, and what {run.path} held is as it was") from None
             raise RunFailed(
-                f"{error.filename or run.path}: {error.strerror or error}; stopped after step {job.state.step}, {saved}"
+                f"{what}stopped after step {job.state.step}, the last checkpoint is {run.last_saved}, "
                 f"resume with --resume {run.path}"
             ) from None
 
 
-def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report) -> _Job:
+def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report, log: RunLog) -> _Job:
     asked, folder = TrainConfig(dataset="digits", **request.config), request.folder  # bad flags are told before loading
     request.keeping.check()
     backend = _backend(request.compute, request.compute, asked)
     data = load_dataset(*request.data, report=report)
     config = replace(asked, dataset=data.name)
     data = first_images(data, config.train_images)
-    path = folder.out or _new_run_path(data.name)
-    RunFolder(path).refuse_to_overwrite(folder.overwrite)
+    path = folder.out or _new_run_path(data.name, stack)
+    RunFolder(path).check_free(folder.overwrite)
     state = new_state(config, backend)
-    display = _introduced(request, config, request.keeping, backend, data, state, path)
+    display = _introduced(request, config, request.keeping, backend, data, state, path, log)
     choice = _choice(request.compute, request.compute, backend, display, report)
     run = RunFolder.create(path, folder.overwrite)
     stack.enter_context(run.locked(warn))
-    run.refuse_to_overwrite(folder.overwrite)  # by now another process may have made one
-    run.clear()
+    run.settle()
+    run.check_free(folder.overwrite)  # by now another process may have made one
     runtime = _runtime(request.compute, backend, choice, request.keeping, request.data.folder, data)
     engine = choice.start(state, backend.to_device(data.images), config)
     totals = np.zeros(len(StepMetrics._fields))
-    return _Job(run, config, runtime, request.keeping, backend, data, state, engine, display, [], totals)
+    watch = _watch(config, data, state)
+    return _Job(run, config, runtime, request.keeping, backend, data, state, engine, display, watch, set(), totals)
 
 
-def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Report) -> _Job:
-    run = RunFolder.open_existing(Path(request.folder.resume) if request.folder.resume else newest_run(RUNS))
+def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Report, log: RunLog) -> _Job:
+    asked = request.folder.resume
+    run = RunFolder.open_existing(newest_run(RUNS) if isinstance(asked, bool) else asked)
+    run.check_files(checkpoints=False)
     stack.enter_context(run.locked(warn))
     checkpoint = run.recover(warn)
     before = checkpoint.runtime
@@ -184,16 +206,22 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
     if fingerprint(data) != before.get("data_sha256"):
         raise InputError(f"--resume {run.path}: the images are not those that the run was trained on ({data.source})")
     state = restore(checkpoint, backend)
-    display = _introduced(request, config, keeping, backend, data, state, run.path)
+    display = _introduced(request, config, keeping, backend, data, state, run.path, log)
     choice = _choice(compute, request.compute, backend, display, report)
     epochs_done = state.step // iterations_per_epoch(len(data.images), config.batch_size)
-    history = run.cut_metrics(state.step, epochs_done, warn)
+    watch, told = _watch(config, data, state), set[str]()
+    run.cut_metrics(state.step, epochs_done, warn, lambda line: told.update(watch.epoch(line)))
     runtime = _runtime(compute, backend, choice, keeping, folder, data)
     if changed := what_changed(before, runtime):
         warn(changed)
     engine = choice.start(state, backend.to_device(data.images), config)
     totals = np.array(checkpoint.epoch_totals)
-    return _Job(run, config, runtime, keeping, backend, data, state, engine, display, history, totals)
+    return _Job(run, config, runtime, keeping, backend, data, state, engine, display, watch, told, totals)
+
+
+def _watch(config: TrainConfig, data: Dataset, state: TrainState) -> CollapseWatch:
+    per_epoch = iterations_per_epoch(len(data.images), config.batch_size)
+    return CollapseWatch(per_epoch, config, state.generator.parameters.size)
 
 
 def _backend(compute: Compute, asked: Compute, config: TrainConfig) -> Backend:
@@ -225,10 +253,13 @@ def _introduced(
     data: Dataset,
     state: TrainState,
     path: Path,
+    log: RunLog,
 ) -> TrainingDisplay:
     """The display of the run, which has shown all that is known before there is an engine."""
     per_epoch = iterations_per_epoch(len(data.images), config.batch_size)
-    display = TrainingDisplay(config.epochs, per_epoch, state.step, quiet=request.quiet, colormap=request.colormap)
+    display = TrainingDisplay(
+        config.epochs, per_epoch, state.step, quiet=request.quiet, colormap=request.colormap, log=log
+    )
     g, d = state.generator.parameters.size, state.discriminator.parameters.size
     start = f", from step {state.step}" if state.step else ""
     normal = what_is_normal(config, len(data.images), state.step // per_epoch)
@@ -270,13 +301,13 @@ def _train(job: _Job, observer: Observer | None) -> int:
         np.errstate(all="ignore"),  # a number that is not finite stops the run, in one line that says more
     ):
         interrupted = _train_loop(job, stopped_by, observer)
-        display.curves(job.history)
+        display.curves(run.read_metrics())
         if interrupted:
             display.done([("stopped", f"after step {state.step}"), ("resume with", f"--resume {run.path}")])
             return 128 + interrupted
         rows = [("run", str(run.path)), ("samples", str(run.sample_path(config.epochs)))]
         try:
-            run.save_animation(run.animation_file)
+            run.save_animation(run.animation_file, display.colormap)
             rows.append(("animation", str(run.animation_file)))
         except InputError as error:  # one of the pictures was spoiled
             display.warn(f"no animation: {error}")
@@ -285,12 +316,11 @@ def _train(job: _Job, observer: Observer | None) -> int:
 
 
 def _train_loop(job: _Job, stopped_by: Callable[[], int], observer: Observer | None) -> int:
-    """Runs the iterations; after each epoch metrics, previews, checkpoints. Returns the signal that stopped it, or 0."""
-    run, config, state, history, totals = job.run, job.config, job.state, job.history, job.totals
+    """Runs the iterations, and after each epoch what belongs to it. Returns the signal that stopped it, or 0."""
+    config, state, totals = job.config, job.state, job.totals
     display = job.display
     count, per_epoch = len(job.data.images), job.per_epoch
     recent: deque[tuple[int, list[float]]] = deque(maxlen=20)
-    told = {sign for done in range(len(history)) for sign in _signs(job, history[: done + 1])}
     epoch_start = last_save = time.perf_counter()
     steps_here = 0  # of this epoch, in this process
     together = 1  # iterations in a call of the engine
@@ -310,22 +340,12 @@ def _train_loop(job: _Job, stopped_by: Callable[[], int], observer: Observer | N
             epoch = state.step // per_epoch
             seconds = time.perf_counter() - epoch_start
             line = _epoch_metrics(epoch, state.step, totals / per_epoch, seconds, count * steps_here / per_epoch)
-            history.append(line)
-            run.append_metrics(line)
-            display.epoch(line)
             totals[:] = 0.0
-            signs = _signs(job, history)
-            if config.previewed(epoch):
-                signs |= _show_samples(job, epoch)
-            for sign in signs.keys() - told:
-                display.warn(signs[sign])
-                told.add(sign)
-            if observer is not None and config.eval_every and epoch % config.eval_every == 0:
-                display.note(observer.observe(state, epoch))
-            last = epoch == config.epochs
-            if last or epoch % config.milestone_period == 0 or _due(job.keeping, epoch, last_save):
-                job.save()
-                last_save = time.perf_counter()
+            with _saved_on_error(job):
+                _end_epoch(job, line, observer)
+                if _due(job, epoch, last_save):
+                    job.save()
+                    last_save = time.perf_counter()
             epoch_start, steps_here = time.perf_counter(), 0
         if number := stopped_by():
             job.save()
@@ -333,10 +353,41 @@ def _train_loop(job: _Job, stopped_by: Callable[[], int], observer: Observer | N
     return 0
 
 
-def _due(keeping: Keeping, epoch: int, last_save: float) -> bool:
-    if keeping.every is None:
+def _end_epoch(job: _Job, line: dict[str, Any], observer: Observer | None) -> None:
+    """Metrics, previews, warnings, evaluation. ``line``: for metrics.jsonl."""
+    epoch, display = line["epoch"], job.display
+    job.run.append_metrics(line)
+    display.epoch(line)
+    signs = job.watch.epoch(line)
+    if job.config.previewed(epoch):
+        signs |= _show_samples(job, epoch)
+    for sign in signs.keys() - job.told:
+        display.warn(signs[sign])
+        job.told.add(sign)
+    if observer is not None and job.config.eval_every and epoch % job.config.eval_every == 0:
+        display.note(observer.observe(job.state, epoch))
+
+
+@contextmanager
+def _saved_on_error(job: _Job) -> Iterator[None]:
+    """What goes wrong between two calls of the engine does not cost what it has computed, if that can be saved."""
+    try:
+        yield
+    except TrainingDiverged:
+        raise
+    except Exception:
+        with suppress(Exception):  # a full disk has no room for this either; the first error is the one to tell
+            job.save()
+        raise
+
+
+def _due(job: _Job, epoch: int, last_save: float) -> bool:
+    """Whether a checkpoint is to be made after ``epoch``."""
+    if epoch == job.config.epochs or epoch % job.config.milestone_period == 0:
+        return True
+    if job.keeping.every is None:
         return time.perf_counter() - last_save > SECONDS_BETWEEN_CHECKPOINTS
-    return epoch % keeping.every == 0
+    return epoch % job.keeping.every == 0
 
 
 def _show_samples(job: _Job, epoch: int) -> dict[str, str]:
@@ -348,10 +399,6 @@ def _show_samples(job: _Job, epoch: int) -> dict[str, str]:
     job.display.preview(samples, epoch, job.run.save_samples(samples, epoch))
     alike = samples_alike(samples, spread(job.data.images[:1000] / 127.5), job.state.step)
     return {"samples alike": alike} if alike else {}
-
-
-def _signs(job: _Job, history: list[dict[str, Any]]) -> dict[str, str]:
-    return collapse_signs(history, job.per_epoch, job.config, job.state.generator.parameters.size)
 
 
 def _first_bad(job: _Job, step: int, values: list[float]) -> tuple[str, str]:
@@ -395,30 +442,64 @@ def _epoch_metrics(epoch: int, step: int, means: np.ndarray, seconds: float, ima
     }
 
 
-def _new_run_path(dataset: str) -> Path:
-    return RUNS / f"{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _new_run_path(dataset: str, stack: ExitStack) -> Path:
+    """A folder that nobody else has, made now; ``stack`` removes it if it is still empty then. Raises InputError."""
+    name = f"{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        RUNS.mkdir(exist_ok=True)
+        for number in itertools.count(1):
+            path = RUNS / (name if number == 1 else f"{name}-{number}")
+            with suppress(FileExistsError):  # of a start in the same second
+                path.mkdir()
+                break
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be made: {error.strerror}") from None
+    stack.callback(_remove_if_empty, path)
+    return path
 
 
-def _reporter(quiet: bool) -> Report:
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _reporter(quiet: bool, log: RunLog) -> Report:
     from rich.console import Console
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    return lambda line: console.print(line, markup=False)
+
+    def report(line: str) -> None:
+        log(line)
+        console.print(line, markup=False)
+
+    return report
 
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], int]]:
-    """Ctrl-C and SIGTERM are noted, and the loop stops after the call. A second one ends the process at once."""
+    """Signals that ask to stop are noted, and the loop stops after the call. A second one ends the process at once.
+
+    Those that are ignored (nohup's SIGHUP, Ctrl-C for a job in the background) or that a caller handles are left alone. In
+    other threads than the main one Python has no signals: there nothing is noted.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, previous[each])
+        restore()
 
-    previous = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    def restore() -> None:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    known = [getattr(signal, name) for name in _STOP_SIGNALS if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        known = []
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    previous = {each: handler for each in known if (handler := signal.getsignal(each)) in usual}
+    for each in previous:
+        signal.signal(each, note)
     try:
         yield lambda: received[0] if received else 0
     finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        restore()

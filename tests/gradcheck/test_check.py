@@ -88,6 +88,14 @@ def test_a_failure_prints_numbers_formula_code_and_hint() -> None:
         assert expected in text
 
 
+def test_a_report_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There rich displays what it is given, whatever file it has."""
+    report = check_gradients(softplus, softplus_backward, [_normal(2, 3)])
+    text = str(report)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "comparisons pass" in str(report) == text
+
+
 def test_the_same_seed_gives_the_same_report() -> None:
     def numbers(seed: int) -> list[float]:
         report = check_gradients(softplus, softplus_backward, [random(3, 3)], seed=seed)
@@ -318,6 +326,23 @@ def test_a_large_network_is_sampled() -> None:
     assert max(result.elements for result in report.results if result.tensor == "0.weight") == 50
     exact = check_gradients(Sequential([Dense(4, 6)]), _normal(3, 4), elements=5)
     assert max(result.elements for result in exact.results if result.method == COMPLEX) == 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_drawn_is_not_what_the_reader_has_drawn(seed: int) -> None:
+    """With dy = x, dx of x/‖x‖ is 0 but for rounding."""
+    x = np.random.default_rng(seed).normal(size=(4, 6))
+
+    def normalize(x: Array) -> Array:
+        return x / np.sqrt((x**2).sum())
+
+    def backward(dy: Array, x: Array) -> Array:
+        norm = np.sqrt((x**2).sum())
+        return dy / norm - x * (dy * x).sum() / norm**3
+
+    report = check_gradients(normalize, backward, [x], seed=seed)
+    assert report.passed, report
+    assert min(result.largest for result in report.results) > 1e-3
 
 
 def test_inputs_that_are_refused() -> None:

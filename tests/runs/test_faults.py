@@ -95,8 +95,8 @@ def test_a_disk_that_is_really_full_and_one_that_is_read_only(data: Path, tmp_pa
     result = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
     if result.returncode == 99:
         pytest.skip("tmpfs cannot be mounted here")
-    files = ["/.lock", "/checkpoints/latest", "/checkpoints/step-000000000.safetensors"]
-    files += ["/config.json", "/metrics.jsonl", "/samples/epoch-00001.png", "/samples/epoch-00002.png"]
+    files = ["/.lock", "/.npgan-run", "/checkpoints/latest", "/checkpoints/step-000000000.safetensors"]
+    files += ["/config.json", "/metrics.jsonl", "/npgan.log", "/samples/epoch-00001.png", "/samples/epoch-00002.png"]
     listing = [f"{disk}/run{file}" for file in files]
     assert result.stdout.splitlines() == ["full 1", *listing, "room 0", "read-only 2", "read-only 2"], result.stderr
     full, read_only, other = result.stderr.splitlines()

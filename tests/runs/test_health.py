@@ -16,7 +16,7 @@ from npgan.config import TrainConfig
 from npgan.gan import TrainState, new_state
 from npgan.runs import train as run_module
 from npgan.runs.checkpoint import NotFinite, save
-from npgan.runs.health import collapse_signs, samples_alike, spread, what_is_normal
+from npgan.runs.health import CollapseWatch, samples_alike, spread, what_is_normal
 
 Train = Callable[..., int]
 CONFIG = TrainConfig(dataset="digits")
@@ -95,6 +95,12 @@ def history(epochs: int, per_epoch: int = 469, **values: float) -> list[dict[str
     return [{"epoch": n, "step": n * per_epoch, **healthy, **values} for n in range(1, epochs + 1)]
 
 
+def signs(lines: list[dict[str, Any]], per_epoch: int = 469) -> list[list[str]]:
+    """After each of the epochs."""
+    watch = CollapseWatch(per_epoch, CONFIG, 1_486_352)
+    return [list(watch.epoch(line)) for line in lines]
+
+
 @pytest.mark.parametrize(
     ("values", "sign"),
     [
@@ -105,12 +111,10 @@ def history(epochs: int, per_epoch: int = 469, **values: float) -> list[dict[str
     ],
 )
 def test_signs_of_collapse(values: dict[str, float], sign: str) -> None:
-    assert list(collapse_signs(history(10, **values), 469, CONFIG, 1_486_352)) == [sign]
-    assert not collapse_signs(history(9, **values), 469, CONFIG, 1_486_352)
-    assert not collapse_signs(
-        history(100, per_epoch=5, **values), 5, CONFIG, 1_486_352
-    )  # 500 iterations are early days
-    assert not collapse_signs(history(9, **values) + history(1), 469, CONFIG, 1_486_352)
+    assert signs(history(11, **values)) == [[]] * 9 + [[sign]] * 2
+    assert not any(signs(history(100, per_epoch=5, **values), 5))  # 500 iterations are early days
+    assert signs(history(800, per_epoch=5, **values), 5)[-2:] == [[], [sign]]
+    assert not any(signs(history(9, **values) + history(1) + history(9, **values)))
 
 
 def test_a_healthy_run_shows_no_sign() -> None:
@@ -122,7 +126,7 @@ def test_a_healthy_run_shows_no_sign() -> None:
         {"epoch": n + 1, "step": 469 * (n + 1), "d_real": real, "d_fake": fake, "grad_norm_g": norm}
         for n, (real, fake, norm) in enumerate(zip(d_real, d_fake, norms, strict=True))
     ]
-    assert not [sign for n in range(len(lines)) for sign in collapse_signs(lines[: n + 1], 469, CONFIG, 1_486_352)]
+    assert not any(signs(lines))
 
 
 def test_samples_that_are_all_alike() -> None:
@@ -136,9 +140,7 @@ def test_samples_that_are_all_alike() -> None:
 def test_a_warning_is_printed_once_also_when_the_run_is_resumed(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        run_module, "collapse_signs", lambda history, *others: {"x": "a sign"} if len(history) > 1 else {}
-    )
+    monkeypatch.setattr(CollapseWatch, "epoch", lambda watch, line: {"x": "a sign"} if line["epoch"] > 1 else {})
     monkeypatch.setattr(run_module, "samples_alike", lambda *others: None)
     assert train("--out", tmp_path / "run", "--checkpoint-every", "100") == 0
     assert capsys.readouterr().out.count("a sign") == 1

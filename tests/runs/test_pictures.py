@@ -125,23 +125,24 @@ def saved_grids(folder: Path, count: int) -> list[tuple[str, Path]]:
     return [(f"epoch {index}", file) for index, file in enumerate(files)]
 
 
-def test_an_animation_shows_every_picture_below_its_caption(tmp_path: Path) -> None:
-    pictures = saved_grids(tmp_path, 3)
-    assert save_animation(pictures, tmp_path / "a.gif") == 3
+@pytest.mark.parametrize("colormap", COLORMAPS)
+def test_an_animation_shows_every_picture_in_color_below_its_caption(tmp_path: Path, colormap: str) -> None:
+    pictures, palette = saved_grids(tmp_path, 3), np.array(colors(colormap))
+    assert save_animation(pictures, tmp_path / "a.gif", colormap) == 3
     captions, durations = [], []
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.info["loop"] == 0  # for ever
         for index, (_, file) in enumerate(pictures):
             animation.seek(index)
-            frame, picture = np.asarray(animation.convert("L")), np.asarray(Image.open(file))
+            frame, picture = np.asarray(animation.convert("RGB")), np.asarray(Image.open(file))
             bar = len(frame) - len(picture)
-            assert (frame[bar:] == picture).all()
+            assert (frame[bar:] == palette[picture]).all()
             captions.append(frame[:bar].tobytes())
             durations.append(animation.info["duration"])
         assert animation.n_frames == 3
     assert len(set(captions)) == 3
     assert durations == [500, 500, 2000]
-    save_animation(pictures, tmp_path / "b.gif")
+    save_animation(pictures, tmp_path / "b.gif", colormap)
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
 
 
