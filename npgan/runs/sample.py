@@ -10,6 +10,7 @@ import numpy as np
 
 from npgan.backend import Backend, select, to_numpy
 from npgan.errors import InputError
+from npgan.gan import sampler
 from npgan.nn import philox
 from npgan.nn.network import Sequential
 from npgan.runs.checkpoint import restore
@@ -33,7 +34,7 @@ def generate(run_path: Path, count: int, out: Path | None, *, seed: int, interpo
         raise InputError(f"--seed must be from 0 to 2**64 - 1, got {seed}")
     backend = select(backend_name)
     checkpoint = RunFolder.open_existing(run_path).latest_checkpoint()
-    g = restore(checkpoint, backend).generator
+    g = sampler(restore(checkpoint, backend))
     latent_dim = checkpoint.config.latent_dim
     noise = _interpolation(seed, count, latent_dim) if interpolate else noise_vectors(seed, count, latent_dim)
     images = _generate_in_batches(g, noise, backend).reshape(count, 28, 28)

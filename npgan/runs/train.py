@@ -25,7 +25,7 @@ from npgan.data.mnist import Dataset, fingerprint, first_images, load_dataset
 from npgan.engines import Choice, Compute, Report, choose
 from npgan.engines.base import Engine
 from npgan.errors import InputError
-from npgan.gan import StepMetrics, TrainState, new_state
+from npgan.gan import StepMetrics, TrainState, new_state, sampler
 from npgan.runs.checkpoint import NotFinite, load, load_into, restore
 from npgan.runs.colormaps import COLORMAP
 from npgan.runs.display import TrainingDisplay
@@ -393,7 +393,7 @@ def _due(job: _Job, epoch: int, last_save: float) -> bool:
 def _show_samples(job: _Job, epoch: int) -> dict[str, str]:
     """Writes and shows samples of always the same noise. Returns a warning, by sign, when they are all alike."""
     noise = noise_vectors(job.config.seed, SAMPLE_GRID, job.config.latent_dim)
-    samples = to_numpy(job.state.generator(job.backend.to_device(noise)))
+    samples = to_numpy(sampler(job.state)(job.backend.to_device(noise)))
     if not np.isfinite(samples).all():
         raise _diverged(job, ("generator", "samples"), ())
     job.display.preview(samples, epoch, job.run.save_samples(samples, epoch))
