@@ -119,7 +119,7 @@ def _cupy_backend(reason: str, precision: str) -> Backend:
 
 
 def _cupy_cache_problem() -> str:
-    """What hinders CuPy from keeping compiled kernels on disk, or "": it is then told to compile in memory, or it would fail."""
+    """What keeps CuPy from keeping compiled kernels, or "". Then it is told to compile in memory, or it would fail."""
     if not sys.modules.get("cupy") and importlib.util.find_spec("cupy") is None:
         return ""
     folder = os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_cache"))

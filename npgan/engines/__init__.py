@@ -155,10 +155,10 @@ def _compile_elsewhere() -> None:
     except Missing:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        code = f"from npgan.engines.cpu import cache; cache.must_save = True; import {', '.join(modules)}"
-        command = [sys.executable, "-c", code]
+        command = [sys.executable, "-c", f"import {', '.join(modules)}"]
         # should it fail, so does compiling them here, or keeping them, and that tells the user why
-        subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False)
+        environment = {**os.environ, "PYTHONPATH": path, "NPGAN_FILLS_CACHE": "1"}
+        subprocess.run(command, env=environment, capture_output=True, check=False)
 
 
 @contextmanager

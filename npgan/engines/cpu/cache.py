@@ -7,6 +7,7 @@ as one that is not there, and where none can be written kernels are compiled in 
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from npgan.errors import first_line
 from npgan.files import replacing
 
 problems: list[str] = []  # what was wrong with the cache in this process, a line each
-must_save = False  # set where kernels are compiled for nothing but the cache: what cannot be saved is an error
+must_save = "NPGAN_FILLS_CACHE" in os.environ  # a process that is there for nothing else ends where it cannot
 
 _DIGEST = hashlib.sha256().digest_size
 
