@@ -19,7 +19,7 @@ from npgan import __version__
 from npgan.config import TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
-from npgan.errors import InputError
+from npgan.errors import InputError, one_line
 from npgan.runs.colormaps import COLORMAPS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {one_line(message)}\n")
 
     def flags(self) -> list[str]:
         return list(self._option_string_actions)
@@ -107,8 +107,7 @@ def _nearest(word: str, names: Collection[str]) -> str:
 
 
 def _complain(command: str, problem: object, status: int) -> int:
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(problem).split()))
-    print(f"npgan {command}: error: {line}", file=sys.stderr)  # no escape codes from a damaged file reach the terminal
+    print(f"npgan {command}: error: {one_line(' '.join(str(problem).split()))}", file=sys.stderr)
     return status
 
 
@@ -138,15 +137,16 @@ _SAMPLE_DEFAULTS = {"count": 64, "seed": 0, "out": Path("samples.png")}  # not a
 
 
 def _sample(values: dict[str, Any]) -> int:
+    from npgan.console import say
     from npgan.runs.sample import animate, generate
 
     if not values.pop("animated"):
-        print(generate(**{**_SAMPLE_DEFAULTS, **values}))
+        say(generate(**{**_SAMPLE_DEFAULTS, **values}))
         return EXIT_OK
     given = {"--n": "count" in values, "--seed": "seed" in values, "--interpolate": values["interpolate"]}
     if flags := [flag for flag, is_given in given.items() if is_given]:
         raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
-    print(animate(values["run_path"], values.get("out")))
+    say(animate(values["run_path"], values.get("out")))
     return EXIT_OK
 
 
@@ -226,8 +226,8 @@ def _add_train(commands: Any) -> None:
         "--dataset", choices=("auto", "mnist", "digits"), default="auto",
         help="auto is MNIST from disk, else downloaded, else the embedded digits (default: %(default)s)",
     )  # fmt: skip
-    where.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
-    where.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<dataset>-<date>-<time>)")
+    where.add_argument("--data-dir", type=_path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
+    where.add_argument("--out", type=_path, metavar="DIR", help="run folder (default: runs/<dataset>-<date>-<time>)")
     where.add_argument("--overwrite", action="store_true", help="replace the run that --out holds already")
     where.add_argument("--resume", nargs="?", const="", metavar="RUN", help="resume RUN, or the newest run in runs/")
     where.add_argument(
@@ -301,13 +301,13 @@ def _add_sample(commands: Any) -> None:
         commands, "sample", "draw images from a trained run", "Draw images from a run's latest checkpoint.",
         "npgan sample runs/first --n 100 --out digits.png",
     )  # fmt: skip
-    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
+    parser.add_argument("run_path", type=_path, metavar="RUN", help="a run folder, such as runs/mnist-…")
     parser.add_argument(
         "--n", dest="count", type=int, default=argparse.SUPPRESS,
         help=f"how many (default: {_SAMPLE_DEFAULTS['count']})",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, default=argparse.SUPPRESS,
+        "--out", type=_path, default=argparse.SUPPRESS,
         help="a grid as .png, or float32 (N, 28, 28) in [-1, 1] as .npy "
         f"(default: {_SAMPLE_DEFAULTS['out']}); with --animate a .gif (default: samples/training.gif of the run)",
     )  # fmt: skip
@@ -345,10 +345,10 @@ def _add_evaluate(commands: Any) -> None:
         "and noise. Writes evaluation.json and evaluation.png into the run.",
         "npgan evaluate runs/first",
     )  # fmt: skip
-    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run folder, such as runs/mnist-…")
+    parser.add_argument("run_path", type=_path, metavar="RUN", help="a run folder, such as runs/mnist-…")
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="folder with the MNIST IDX files (default: the one the run recorded)",
     )
@@ -371,11 +371,11 @@ def _add_inspect(commands: Any) -> None:
         "Nothing of a run is changed.",
         "npgan inspect", "npgan inspect runs/first --html step.html", "npgan inspect --only D.3",
     )  # fmt: skip
-    parser.add_argument("run_path", type=Path, nargs="?", metavar="RUN", help="a run folder, such as runs/mnist-…")
+    parser.add_argument("run_path", type=_path, nargs="?", metavar="RUN", help="a run folder, such as runs/mnist-…")
     parser.add_argument("--step", type=int, metavar="INT", help="the checkpoint to start from (default: the latest)")
     parser.add_argument("--compare", metavar="OTHER", help="a second run, or the step of another checkpoint of RUN")
     parser.add_argument("--toy", action="store_true", help="instead: a 3-4-2 network, every number worked out")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with everything, too")
+    parser.add_argument("--html", type=_path, metavar="FILE", help="write a page with everything, too")
     parser.add_argument("--full", action="store_true", help="every operation in full, and RUN over time")
     parser.add_argument("--summary", action="store_true", help="a line for each operation, and RUN over time")
     parser.add_argument("--only", metavar="LAYER", help="one layer in full, such as D.3")
@@ -385,7 +385,7 @@ def _add_inspect(commands: Any) -> None:
         default="auto",
         help="of a new run (default: %(default)s, as in train)",
     )
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the MNIST IDX files")
+    parser.add_argument("--data-dir", type=_path, metavar="DIR", help="folder with the MNIST IDX files")
     parser.add_argument("--seed", type=int, default=0, help="of a new run (default: %(default)s)")
 
 
@@ -420,11 +420,22 @@ def _add_bench(commands: Any) -> None:
         "--only", type=_names, default=argparse.SUPPRESS, metavar="NAME,...",
         help="some candidates, such as 'npgan fused,jax step'; a wrong name lists them all",
     )  # fmt: skip
-    parser.add_argument("--json", dest="json_path", type=Path, metavar="FILE", help="write every time there, too")
+    parser.add_argument("--json", dest="json_path", type=_path, metavar="FILE", help="write every time there, too")
     parser.add_argument(
         "--profile", action="store_true", help="instead: npgan's time per operation or kernel, at the first batch size"
     )
     _add_blas(parser)
+
+
+def _path(text: str) -> Path:
+    """Raises argparse's error for what no file can be called."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} holds letters that no file name has here") from None
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} holds a NUL")
+    return Path(text)
 
 
 def _names(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The one exception that means "the user's input is at fault", and what any other says in one line."""
+"""The one exception that means "the user's input is at fault", and how text becomes a line."""
 
 
 class InputError(ValueError):
@@ -12,4 +12,11 @@ class InputError(ValueError):
 def first_line(error: BaseException) -> str:
     """What the system or a library says is wrong, in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return next(iter(text.strip().splitlines()), "") or type(error).__name__
+    return one_line(next(iter(text.strip().splitlines()), "") or type(error).__name__)
+
+
+def one_line(text: str) -> str:
+    """The text without line ends, and with "?" for escape codes and all else that no printer shows."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,13 +85,22 @@ def _charts_of(run: RunFolder) -> list[tuple[str, list[Curve]]]:
 
 
 def read_history(run: RunFolder) -> list[dict[str, Any]]:
-    """The evaluations made while the run trained. A torn last line, left by a kill, is not there."""
-    import json
-
+    """The evaluations made while the run trained. Lines that a kill or a damage left unreadable are not there."""
     path = run.path / HISTORY_FILE
-    if not path.exists():
+    if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return [scores for line in file if (scores := _scores(line))]
+
+
+def _scores(line: str) -> dict[str, Any] | None:
+    """The object of one line of evaluation.jsonl, None for anything else."""
+    try:
+        scores: dict[str, Any] = json.loads(line if line.endswith("\n") else "")
+        numbers = [scores[name] for name in ("epoch", "step", "parzen", "frechet")]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return scores if all(type(number) in (int, float) and -1e300 < number < 1e300 for number in numbers) else None
 
 
 def _tiles(rows: list[list[np.ndarray]], columns: int, pair: bool) -> np.ndarray:

@@ -12,7 +12,7 @@ from npgan.backend import select
 from npgan.config import TrainConfig
 from npgan.data.batches import batch_bounds, iterations_per_epoch
 from npgan.data.mnist import first_images, load_dataset
-from npgan.errors import InputError
+from npgan.errors import InputError, one_line
 from npgan.inspector.trace import StepTrace, inspect_step
 from npgan.nn import philox
 from npgan.runs.checkpoint import Checkpoint, load, restore
@@ -96,7 +96,7 @@ def history_of(run: RunFolder, images: np.ndarray, at: Checkpoint, trace: StepTr
     for step in sorted(chosen):
         taken = trace if step == at.step else step_of(load(files[step]), images)
         snapshots.append(snapshot(taken, len(images)))
-    return RunHistory(str(run.path), run.read_metrics(), snapshots)
+    return RunHistory(one_line(str(run.path)), run.read_metrics(), snapshots)
 
 
 def snapshot(trace: StepTrace, images: int) -> Snapshot:

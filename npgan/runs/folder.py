@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgan.config import TrainConfig
+from npgan.console import say
 from npgan.engines import Report
 from npgan.errors import InputError
 from npgan.files import replacing
@@ -82,7 +82,7 @@ class Keeping(NamedTuple):
 
 
 def _print_problem(line: str) -> None:
-    print(line, file=sys.stderr)
+    say(line, to_stderr=True)
 
 
 class RunFolder:

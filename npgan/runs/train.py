@@ -17,6 +17,7 @@ import numpy as np
 
 from npgan.backend import Backend, select, to_numpy
 from npgan.config import TrainConfig
+from npgan.console import say
 from npgan.data.batches import iterations_per_epoch
 from npgan.data.mnist import Dataset, fingerprint, first_images, load_dataset
 from npgan.engines import Choice, Compute, Report, choose
@@ -400,10 +401,7 @@ def _new_run_path(dataset: str) -> Path:
 
 
 def _reporter(quiet: bool) -> Report:
-    from rich.console import Console
-
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    return lambda line: console.print(line, markup=False)
+    return (lambda line: None) if quiet else (lambda line: say(line, to_stderr=True))
 
 
 @contextmanager

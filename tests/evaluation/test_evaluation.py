@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from npgan.backend import Backend
 from npgan.cli import main
+from npgan.console import Console
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
 from npgan.data.mnist import Dataset
