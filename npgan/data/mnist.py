@@ -28,7 +28,7 @@ import numpy as np
 
 from npgan.backend import Array
 from npgan.data.idx import SIDE, IdxError, Kind, read_idx, write_idx
-from npgan.errors import InputError
+from npgan.errors import InputError, first_line
 
 Report = Callable[[str], None]  # receives one line for the user
 
@@ -131,8 +131,8 @@ def _load_given(folder: Path, split: str) -> Dataset:
     """The user's own files, no hash asked: they may be Fashion-MNIST or anything else of 28x28 pixels."""
     try:
         os.listdir(folder)
-    except OSError as error:
-        raise InputError(f"--data-dir {folder}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: no file can be called that
+        raise InputError(f"--data-dir {folder}: {first_line(error)}") from None
     dataset = _read_folder(folder, split, originals_only=False)
     if dataset is None:
         raise InputError(f"--data-dir {folder} has no {_file_name(split, 'images')}, gzipped or not")

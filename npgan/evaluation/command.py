@@ -135,9 +135,9 @@ def _data_of(
 ) -> tuple[Dataset, Dataset]:
     """The data set that the run was trained on. Raises InputError when it is another one."""
     config, recorded = checkpoint.config, checkpoint.runtime
-    data_dir = data_dir or (Path(recorded["data_dir"]) if recorded["data_dir"] else None)
+    data_dir = data_dir or (Path(folder) if (folder := recorded.get("data_dir")) else None)
     train, test = (load_dataset(config.dataset, data_dir, split, report) for split in ("train", "test"))
-    if fingerprint(first_images(train, config.train_images)) != recorded["data_sha256"]:
+    if fingerprint(first_images(train, config.train_images)) != recorded.get("data_sha256"):
         raise InputError(f"{run_path}: the images are not those that the run was trained on ({train.source})")
     return train, test
 

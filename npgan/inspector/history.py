@@ -10,12 +10,13 @@ import numpy as np
 
 from npgan.backend import select
 from npgan.config import TrainConfig
+from npgan.console import say
 from npgan.data.batches import batch_bounds, iterations_per_epoch
 from npgan.data.mnist import first_images, load_dataset
 from npgan.errors import InputError, one_line
 from npgan.inspector.trace import StepTrace, inspect_step
 from npgan.nn import philox
-from npgan.runs.checkpoint import Checkpoint, load, restore
+from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, restore
 from npgan.runs.folder import RunFolder
 
 MOST_CHECKPOINTS = 5  # taken apart; evenly spaced over the run
@@ -65,9 +66,9 @@ def checkpoint_files(run: RunFolder) -> dict[int, Path]:
 
 def checkpoint_at(run: RunFolder, step: int | None) -> Checkpoint:
     """The checkpoint after ``step`` iterations, or the latest. Raises InputError that lists the steps there are."""
-    files = checkpoint_files(run)
     if step is None:
-        return load(files[max(files)])
+        return run.latest_checkpoint()
+    files = checkpoint_files(run)
     if step not in files:
         raise InputError(f"--step {step}: {run.path} has checkpoints after steps {', '.join(map(str, files))}")
     return load(files[step])
@@ -94,7 +95,11 @@ def history_of(run: RunFolder, images: np.ndarray, at: Checkpoint, trace: StepTr
     chosen = {steps[place] for place in places} | {at.step}
     snapshots = []
     for step in sorted(chosen):
-        taken = trace if step == at.step else step_of(load(files[step]), images)
+        try:
+            taken = trace if step == at.step else step_of(load(files[step]), images)
+        except DamagedCheckpoint as error:
+            say(f"{error}; left out", to_stderr=True)
+            continue
         snapshots.append(snapshot(taken, len(images)))
     return RunHistory(one_line(str(run.path)), run.read_metrics(), snapshots)
 

@@ -25,7 +25,7 @@ from npgan.engines import Report
 from npgan.errors import InputError
 from npgan.files import replacing
 from npgan.gan import StepMetrics, TrainState
-from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, save
+from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, check_fits, load, save
 from npgan.runs.pictures import save_animation, save_grid
 
 LOCK_FILE = ".lock"
@@ -194,11 +194,14 @@ class RunFolder:
         self._remove_named(self.path, _EVALUATION_NAME)
         self._remove_temporary()
 
-    def recover(self, report: Report) -> Checkpoint:
-        """The checkpoint to resume from. Takes away what a kill left and sets damaged checkpoints aside; call it locked."""
+    def recover(self, report: Report, most_steps: int | None = None) -> Checkpoint:
+        """The checkpoint to resume from. Takes away what a kill left and sets damaged checkpoints aside; call it locked.
+
+        ``most_steps``: of a run to its end.
+        """
         self.samples.mkdir(exist_ok=True)
         self._remove_temporary()
-        checkpoint = self.latest_checkpoint(report)
+        checkpoint = self.latest_checkpoint(report, most_steps)
         for file in self._checkpoint_files():
             if _step_of(file) > checkpoint.step:
                 file.replace(file.with_name(file.name + DAMAGED))
@@ -268,13 +271,16 @@ class RunFolder:
                 file.unlink()
         return path
 
-    def latest_checkpoint(self, report: Report = _print_problem) -> Checkpoint:
+    def latest_checkpoint(self, report: Report = _print_problem, most_steps: int | None = None) -> Checkpoint:
         """The newest checkpoint that is whole; damaged ones are reported. Raises InputError when there is none."""
         for path in reversed(self._checkpoint_files()):
             try:
                 checkpoint = load(path)
+                check_fits(checkpoint)
                 if checkpoint.step != _step_of(path):
                     raise DamagedCheckpoint(f"{path}: holds step {checkpoint.step}")
+                if most_steps is not None and checkpoint.step > most_steps:
+                    raise DamagedCheckpoint(f"{path}: is past the end of the run at step {most_steps}")
                 return checkpoint
             except DamagedCheckpoint as error:
                 report(f"{error}; taking the one before")

@@ -24,7 +24,7 @@ from npgan.engines import Choice, Compute, Report, choose
 from npgan.engines.base import Engine
 from npgan.errors import InputError
 from npgan.gan import StepMetrics, TrainState, new_state
-from npgan.runs.checkpoint import NotFinite, load, load_into, restore
+from npgan.runs.checkpoint import Checkpoint, NotFinite, load, load_into, restore
 from npgan.runs.display import TrainingDisplay
 from npgan.runs.folder import Keeping, RunFolder, newest_run
 from npgan.runs.health import (
@@ -174,14 +174,11 @@ def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report) -
 def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Report) -> _Job:
     run = RunFolder.open_existing(Path(request.folder.resume) if request.folder.resume else newest_run(RUNS))
     stack.enter_context(run.locked(warn))
-    checkpoint = run.recover(warn)
+    checkpoint, config, folder, data = _recovered(run, request, report, warn)
     before = checkpoint.runtime
-    config = resumed_config(file_config(run, checkpoint), request.config, request.data.dataset)
     keeping = run.keeping(checkpoint).updated(request.keeping)
     compute = request.compute.as_before(before)
     backend = _backend(compute, request.compute, config)
-    folder = request.data.folder or (Path(recorded) if (recorded := before.get("data_dir")) else None)
-    data = first_images(load_dataset(config.dataset, folder, report=report), config.train_images)
     if fingerprint(data) != before.get("data_sha256"):
         raise InputError(f"--resume {run.path}: the images are not those that the run was trained on ({data.source})")
     state = restore(checkpoint, backend)
@@ -195,6 +192,22 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
     engine = choice.start(state, backend.to_device(data.images), config)
     totals = np.array(checkpoint.epoch_totals)
     return _Job(run, config, runtime, keeping, backend, data, state, engine, display, history, totals)
+
+
+def _recovered(
+    run: RunFolder, request: Request, report: Report, warn: Report
+) -> tuple[Checkpoint, TrainConfig, Path | None, Dataset]:
+    """The checkpoint to resume from, the run's config and its images. Where a run ends is known with these only."""
+    most_steps = None
+    while True:
+        checkpoint = run.recover(warn, most_steps)
+        config = resumed_config(file_config(run, checkpoint), request.config, request.data.dataset)
+        recorded = checkpoint.runtime.get("data_dir")
+        folder = request.data.folder or (Path(recorded) if recorded else None)
+        data = first_images(load_dataset(config.dataset, folder, report=report), config.train_images)
+        most_steps = config.epochs * iterations_per_epoch(len(data.images), config.batch_size)
+        if checkpoint.step <= most_steps:
+            return checkpoint, config, folder, data
 
 
 def _backend(compute: Compute, asked: Compute, config: TrainConfig) -> Backend:
