@@ -123,7 +123,7 @@ def inspect(
 def _new(dataset: str, data_dir: Path | None, seed: int, console: Console) -> _Inspected:
     """The first step of a run with the tutorial's settings."""
     TrainConfig(seed=seed)  # a bad seed is told before anything is loaded
-    data = load_dataset(dataset, data_dir, report=console.print)
+    data = load_dataset(dataset, data_dir, report=console.print, labels=False)
     config = TrainConfig(dataset=data.name, seed=seed)
     state = new_state(config, select("numpy"))
     trace = inspect_step(state, next_batch(data.images, config, 0), config)

@@ -78,7 +78,9 @@ def images_of(checkpoint: Checkpoint, data_dir: Path | None) -> np.ndarray:
     """The run's training images (M, 784) uint8. ``data_dir``: None for the folder that the run recorded."""
     recorded = checkpoint.runtime.get("data_dir")
     folder = data_dir or (Path(recorded) if recorded else None)
-    return first_images(load_dataset(checkpoint.config.dataset, folder), checkpoint.config.train_images).images
+    return first_images(
+        load_dataset(checkpoint.config.dataset, folder, labels=False), checkpoint.config.train_images
+    ).images
 
 
 def step_of(checkpoint: Checkpoint, images: np.ndarray) -> StepTrace:

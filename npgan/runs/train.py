@@ -153,7 +153,7 @@ def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report) -
     asked, folder = TrainConfig(dataset="digits", **request.config), request.folder  # bad flags are told before loading
     request.keeping.check()
     backend = _backend(request.compute, request.compute, asked)
-    data = load_dataset(*request.data, report=report)
+    data = load_dataset(*request.data, report=report, labels=False)
     config = replace(asked, dataset=data.name)
     data = first_images(data, config.train_images)
     path = folder.out or _new_run_path(data.name)
@@ -204,7 +204,7 @@ def _recovered(
         config = resumed_config(file_config(run, checkpoint), request.config, request.data.dataset)
         recorded = checkpoint.runtime.get("data_dir")
         folder = request.data.folder or (Path(recorded) if recorded else None)
-        data = first_images(load_dataset(config.dataset, folder, report=report), config.train_images)
+        data = first_images(load_dataset(config.dataset, folder, report=report, labels=False), config.train_images)
         most_steps = config.epochs * iterations_per_epoch(len(data.images), config.batch_size)
         if checkpoint.step <= most_steps:
             return checkpoint, config, folder, data
