@@ -14,6 +14,10 @@ from typing import Any, NamedTuple
 from npgan.errors import InputError
 
 
+class OtherVersion(InputError):
+    """What was read is sound, but of a version of npgan that this one does not read."""
+
+
 class Flag(NamedTuple):
     """What is known of a hyper-parameter besides its default."""
 
@@ -148,17 +152,17 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """Raises InputError for unknown or missing fields and for values that cannot be meant.
+        """Raises InputError for missing fields and for values that cannot be meant, OtherVersion for unknown ones.
 
         Runs of older versions are read: what they lack has its default, what is no longer there must have had its own.
         """
         if not isinstance(values, dict):
             raise InputError("the configuration is not a JSON object")
         if any(values.get(name, default) != default for name, default in _REMOVED.items()):
-            raise InputError("the configuration is one of the preset paper-2014, which this version no longer has")
+            raise OtherVersion("the configuration is one of the preset paper-2014, which this version no longer has")
         names, given = {each.name for each in fields(cls)}, set(values) - {*_REMOVED, *_IGNORED}
         if unknown := sorted(given - names):
-            raise InputError(f"unknown configuration field: {', '.join(unknown)}")
+            raise OtherVersion(f"unknown configuration field: {', '.join(unknown)}")
         if missing := sorted(names - given - set(_ADDED_LATER)):
             raise InputError(f"missing configuration field: {', '.join(missing)}")
         return cls(**{name: values[name] for name in given})

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from npgan import backend
 from npgan.backend import Array
+from npgan.console import Console
 from npgan.engines import Choice
 from npgan.engines.base import FusedEngine
 from npgan.engines.reference import ReferenceKernels

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.cells import cell_len
-from rich.console import Console
 
 from npgan.backend import select
 from npgan.cli import main
 from npgan.config import TrainConfig
+from npgan.console import Console
 from npgan.data.digits import render
 from npgan.data.mnist import Dataset
 from npgan.engines.base import ReferenceEngine

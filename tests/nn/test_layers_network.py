@@ -133,6 +133,13 @@ def test_backward_input_of_a_layer_that_has_only_backward_leaves_its_gradients_a
     assert (net.gradients == 2.0).all()
 
 
+def test_a_network_without_a_seed_is_not_drawn() -> None:
+    net = Sequential([Dense(3, 3)], seed=None)
+    assert not net.parameters.any()
+    net.parameters += 1.0
+    assert Sequential([net]).parameters.tolist() == [1.0] * 12
+
+
 # --- networks in networks
 
 
