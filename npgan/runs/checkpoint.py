@@ -122,6 +122,8 @@ def load(path: Path) -> Checkpoint:
     for name, array in tensors.items():
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise DamagedCheckpoint(f"{path}: damaged checkpoint: tensor {name} is not all finite numbers")
+        if name.endswith(".adam.v") and (array < 0).any():
+            raise DamagedCheckpoint(f"{path}: damaged checkpoint: tensor {name} holds negative means of squares")
     return Checkpoint(path, *_read_metadata(path, body), tensors)
 
 

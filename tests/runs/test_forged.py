@@ -50,6 +50,7 @@ def _entry(part: str, **entries: object) -> Callable[[dict[str, Any], Tensors], 
 FORGED = {
     "tensor generator.4.weight is not all finite": _number("generator.4.weight", np.nan),
     "tensor discriminator.adam.v is not all finite": _number("discriminator.adam.v", np.inf),
+    "tensor generator.adam.v holds negative means of squares": _number("generator.adam.v", -1e-9),
     "tensor training.epoch_totals is not all finite": _number("training.epoch_totals", -np.inf),
     "tensor generator.0.weight is float64 (100, 256), expected float32 (100, 256)": _array(
         "generator.0.weight", np.float64

@@ -39,7 +39,7 @@ def use(dispatcher: Any) -> None:
 
 
 class KernelCache(FunctionCache):
-    """One function's files, one for each machine and version: a digest, what was compiled, and the same of it pickled."""
+    """One function's, a file for each machine and version: the digest of the rest, that of the source, the pickled code."""
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """What ``save_overload`` was given, in this process or an earlier one; None where the file does not hold that."""
@@ -74,7 +74,7 @@ class KernelCache(FunctionCache):
             )
 
     def _place(self, signature: Any, codegen: Any) -> tuple[Path, bytes]:
-        """The file, and what identifies the function that is in it."""
+        """The file, and the digest of the source that its code must come from."""
         _, machine, function = self._index_key(signature, codegen)
         versions = repr((numba.__version__, llvmlite.__version__, machine)).encode()
         name = f"{self._impl.filename_base}.{hashlib.sha256(versions).hexdigest()[:12]}.nbc"
