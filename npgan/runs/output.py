@@ -30,7 +30,7 @@ class RunLog:
         self._write(waiting)
 
     def __call__(self, line: str) -> None:
-        self._write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {one_line(line)}\n")
+        self._write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {one_line(line.rstrip())}\n")
 
     def _write(self, text: str) -> None:
         if self._file is None:
