@@ -15,6 +15,7 @@ from npgan.engines.base import ReferenceEngine
 from npgan.gan import (
     LATENT_D,
     LATENT_G,
+    PASS_D,
     BinaryCrossEntropy,
     BinaryCrossEntropyWithLogits,
     StepMetrics,
@@ -26,7 +27,7 @@ from npgan.gan import (
     noise,
     train_step,
 )  # fmt: skip
-from npgan.nn.layers import Dense, Dropout, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.layers import Dense, Dropout, DropoutKey, LeakyReLU, Sigmoid, Tanh
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
 
@@ -45,6 +46,41 @@ def test_the_last_layers_are_as_the_loss_wants_them() -> None:
     assert isinstance(discriminator(0.3, 0.2).layers[-1], Sigmoid)
     assert isinstance(discriminator(0.3, 0.2, logits=True).layers[-1], Dense)
     assert isinstance(generator(100, 0.2).layers[-1], Tanh)
+
+
+def test_the_tutorials_numbers(backend: Backend) -> None:
+    """Written out here and not imported: a constant that changes by itself changes what is trained."""
+    state = new_state(TrainConfig(), backend)
+    layers = [*state.generator.layers, *state.discriminator.layers]
+    assert [layer.slope for layer in layers if isinstance(layer, LeakyReLU)] == [0.2] * 6
+    assert [layer.rate for layer in layers if isinstance(layer, Dropout)] == [0.3] * 3
+    for adam in (state.optimizer_g, state.optimizer_d):
+        assert (adam.lr, adam.beta1, adam.beta2, adam.epsilon) == (2e-4, 0.9, 0.999, 1e-8)
+    loss, epsilon, zero, one = loss_of(TrainConfig()), 1.1920929e-07, np.zeros((1, 1)), np.ones((1, 1))
+    np.testing.assert_allclose([loss.forward(zero, one), loss.forward(one, zero)], -np.log(epsilon), rtol=1e-9)
+    np.testing.assert_allclose([-loss.backward(zero, one), loss.backward(one, zero)], 1.0 / epsilon, rtol=1e-9)
+
+
+def test_the_settings_reach_both_optimizers(backend: Backend) -> None:
+    state = new_state(TrainConfig(lr_g=1e-3, lr_d=3e-3, beta1=0.5, beta2=0.99, adam_epsilon=1e-4), backend)
+    for adam, lr in ((state.optimizer_g, 1e-3), (state.optimizer_d, 3e-3)):
+        assert (adam.lr, adam.beta1, adam.beta2, adam.epsilon) == (lr, 0.5, 0.99, 1e-4)
+
+
+def test_the_metrics_are_what_their_names_say(backend: Backend, config: TrainConfig) -> None:
+    """Of D before its update and with dropout on, worked out here from the forwards; with fewer real rows than fakes of G."""
+    config = replace(config, seed=5, label_smoothing=0.1)
+    state, before = (new_state(config, backend, np.float64) for _ in range(2))
+    pixels = _IMAGES[:6]
+    metrics = train_step(state, pixels, config)
+    real, fake = pixels / 127.5 - 1.0, before.generator(noise(before, config, LATENT_D, 6))
+    p, _ = before.discriminator.forward(np.concatenate([real, fake]), DropoutKey(config.seed, 0, PASS_D))
+    assert metrics.d_real == pytest.approx(p[:6].mean(), rel=1e-12)
+    assert metrics.d_fake == pytest.approx(p[6:].mean(), rel=1e-12)
+    log_likelihood = 0.9 * np.log(p[:6]).sum() + 0.1 * np.log(1.0 - p[:6]).sum() + np.log(1.0 - p[6:]).sum()
+    assert metrics.loss_d == pytest.approx(-log_likelihood / 12, rel=1e-5)  # ε
+    for norm, net in ((metrics.grad_norm_d, state.discriminator), (metrics.grad_norm_g, state.generator)):
+        assert norm == pytest.approx(np.linalg.norm(net.gradients), rel=1e-12)
 
 
 def test_each_step_changes_its_own_network_only(backend: Backend, config: TrainConfig) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from npgan.gradcheck import CENTRAL, COMPLEX, check_gradients
+from npgan.gradcheck.check import FormulaCheck, run_check
 from npgan.gradcheck.hints import JUNK, find_hint, locate, rows_factors
 from npgan.gradcheck.methods import random_direction
 
@@ -45,6 +46,32 @@ def test_a_right_gradient_passes_to_the_last_digits() -> None:
         ("input 0", CENTRAL, 20, 2),
     ]
     assert report.to_dict()["passed"] is True
+
+
+@pytest.mark.parametrize(("off", "failing"), [(0.0, set()), (1e-10, {COMPLEX}), (1e-4, {COMPLEX, CENTRAL})])
+def test_how_much_a_gradient_may_be_off(off: float, failing: set[str]) -> None:
+    """The tolerances are 1e-12 and 1e-6, whatever their names in the code."""
+    report = check_gradients(softplus, lambda dy, x: softplus_backward(dy, x) * (1.0 + off), [random(4, 5)])
+    assert {result.method for result in report.failures} == failing
+    assert {result.method: result.tolerance for result in report.results} == {COMPLEX: 1e-12, CENTRAL: 1e-6}
+    assert {result.wrong for result in report.failures} <= {22}  # 20 elements and two directions
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_number_that_is_not_finite_is_never_right(bad: float, side: int) -> None:
+    values = [np.ones(4), np.ones(4)]
+    values[side][2] = bad
+    check = FormulaCheck("user", "nn.ops.tanh_forward", lambda: {"a": (values[0], values[1])})
+    (result,) = run_check(check, np.random.default_rng(0))
+    assert not result.passed and result.error > 1.0 and result.wrong >= 1
+
+
+def test_a_formula_is_held_to_the_last_digits_too() -> None:
+    for off, passed in ((0.0, True), (1e-9, False)):
+        check = FormulaCheck("user", "nn.ops.tanh_forward", lambda off=off: {"a": (np.full(4, 1.0 + off), np.ones(4))})
+        (result,) = run_check(check, np.random.default_rng(0))
+        assert result.passed is passed and result.tolerance == 1e-12
 
 
 def test_several_named_inputs_and_a_scalar_result() -> None:

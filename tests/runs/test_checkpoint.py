@@ -55,7 +55,12 @@ def test_tensors_have_their_documented_names(trained: TrainState, tmp_path: Path
     save(tmp_path / "a.safetensors", trained, _CONFIG, _RUNTIME, np.zeros(6))
     with safe_open(tmp_path / "a.safetensors", framework="np") as file:
         names = set(file.keys())
+        moments = {name: file.get_tensor(name) for name in names if ".adam." in name}
     assert {"generator.0.weight", "generator.6.bias", "discriminator.9.weight", "generator.adam.m"} < names
+    for net, adam in (("generator", trained.optimizer_g), ("discriminator", trained.optimizer_d)):
+        np.testing.assert_array_equal(moments.pop(f"{net}.adam.m"), adam.m)
+        np.testing.assert_array_equal(moments.pop(f"{net}.adam.v"), adam.v)
+    assert not moments
 
 
 def test_training_on_from_a_checkpoint_is_training_on(trained: TrainState, backend: Backend, tmp_path: Path) -> None:
