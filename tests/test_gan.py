@@ -180,6 +180,22 @@ def test_options_change_the_run(backend: Backend, change: dict[str, object]) -> 
     assert not np.allclose(plain[1:], changed[1:], rtol=1e-6)
 
 
+def test_the_two_passes_of_d_have_masks_of_their_own(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so have its three dropout layers, and every step."""
+    keys: list[tuple[int, DropoutKey]] = []
+    drawn = Dropout.mask
+
+    def mask(layer: Dropout, x: Any, key: DropoutKey) -> Any:
+        keys.append((layer.draw_site(key.forward_pass), key))
+        return drawn(layer, x, key)
+
+    monkeypatch.setattr(Dropout, "mask", mask)
+    config = TrainConfig(dataset="digits", batch_size=8, dropout_in_g_step=True, seed=3)
+    _run(config, backend, 2)
+    assert len({(site, key.step) for site, key in keys}) == len(keys) == 2 * 2 * 3
+    assert {(key.seed, key.step) for _, key in keys} == {(3, 0), (3, 1)}
+
+
 # The first ten losses (D, G) of a run on digits. Another CPU's rounding moves them by far less than the tolerance;
 # a changed formula, draw or order moves them by far more.
 _GOLDEN = [

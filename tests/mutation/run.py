@@ -31,7 +31,7 @@ from planted import planted
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "mutation" / "results.jsonl"
-SUITES = {  # what is tested for a mutant of a part of npgan; a test file named after the module comes first
+SUITES = {  # what is tested for a mutant of a part of npgan, after the tests that stand where it stands
     "nn": ("tests/nn", "tests/test_gan.py", "tests/gradcheck"),
     "gan": ("tests/test_gan.py", "tests/test_config.py", "tests/gradcheck"),
     "data": ("tests/data",),
@@ -96,7 +96,9 @@ class _Run:
             status, _, output = self.pytest(tree, SUITES[part], 1800)
             if status:
                 raise SystemExit(f"without a mutant the tests of {part} fail:\n{output}")
-            self.record(part, seconds=round(time.perf_counter() - begin), outcome="passed", name=f"{part} without a mutant")
+            self.record(
+                part, seconds=round(time.perf_counter() - begin), outcome="passed", name=f"{part} without a mutant"
+            )
 
     def test(self, mutant: Mutant) -> None:
         tree = self.folder / mutant.digest[:8]
@@ -108,12 +110,11 @@ class _Run:
                 cached.unlink()
             if "engines/cpu" in mutant.file:  # numba does not look whether what a kernel calls has changed
                 shutil.rmtree(file.parent / "__pycache__")
-            mirror = next(iter(sorted((tree / "tests").rglob(f"test_{file.stem}.py"))), None)
-            first = [str(mirror.relative_to(tree))] if mirror and mirror.parent.name in mutant.file else []
-            begin = time.perf_counter()
-            status, killer, _ = self.pytest(
-                tree, [*first, *SUITES[mutant.part]], 3 * self.done[mutant.part]["seconds"] + 60
-            )
+            folder = Path("tests", *Path(mutant.file).parts[1:-1])
+            mirror = folder / f"test_{file.stem}.py"
+            tests = sorted(SUITES[mutant.part], key=lambda test: test != str(folder))
+            begin, limit = time.perf_counter(), 3 * self.done[mutant.part]["seconds"] + 60
+            status, killer, _ = self.pytest(tree, [str(mirror)] * (tree / mirror).exists() + tests, limit)
         finally:
             shutil.rmtree(tree, ignore_errors=True)
         if status == 0:
