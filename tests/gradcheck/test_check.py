@@ -68,10 +68,10 @@ def test_a_number_that_is_not_finite_is_never_right(bad: float, side: int) -> No
 
 
 def test_a_formula_is_held_to_the_last_digits_too() -> None:
-    for off, passed in ((0.0, True), (1e-9, False)):
+    for off, passed in ((0.0, True), (0.9e-12, True), (1.1e-12, False), (1e-9, False)):
         check = FormulaCheck("user", "nn.ops.tanh_forward", lambda off=off: {"a": (np.full(4, 1.0 + off), np.ones(4))})
         (result,) = run_check(check, np.random.default_rng(0))
-        assert result.passed is passed and result.tolerance == 1e-12
+        assert result.passed is passed and result.tolerance == 1e-12 and result.wrong == (0 if passed else 4)
 
 
 def test_several_named_inputs_and_a_scalar_result() -> None:

@@ -113,6 +113,23 @@ def test_signs_of_collapse(values: dict[str, float], sign: str) -> None:
     assert not collapse_signs(history(9, **values) + history(1), 469, CONFIG, 1_486_352)
 
 
+@pytest.mark.parametrize(
+    ("below", "above", "sign"),
+    [
+        ({"d_real": 0.979, "d_fake": 0.001}, {"d_real": 0.981, "d_fake": 0.001}, "D wins"),
+        ({"d_real": 0.999, "d_fake": 0.021}, {"d_real": 0.999, "d_fake": 0.019}, "D wins"),
+        ({"d_fake": 0.979}, {"d_fake": 0.981}, "D is fooled"),
+        ({"d_real": 0.021}, {"d_real": 0.019}, "D rejects all"),
+        ({"grad_norm_g": 1.23e-5}, {"grad_norm_g": 1.21e-5}, "G's gradient vanishes"),  # 1e-8·√1,486,352 = 1.22e-5
+    ],
+)
+def test_where_a_sign_begins(below: dict[str, float], above: dict[str, float], sign: str) -> None:
+    assert sign not in collapse_signs(history(10, **below), 469, CONFIG, 1_486_352)
+    assert sign in collapse_signs(history(10, **above), 469, CONFIG, 1_486_352)
+    assert sign not in collapse_signs(history(99, per_epoch=40, **above), 40, CONFIG, 1_486_352)  # 3,960 iterations
+    assert sign in collapse_signs(history(100, per_epoch=40, **above), 40, CONFIG, 1_486_352)
+
+
 def test_a_healthy_run_shows_no_sign() -> None:
     """The first epochs of MNIST with the tutorial's settings, as measured: D is nearly perfect, then G catches up."""
     d_real = [0.959, 0.998, 0.975, 0.923, 0.908, 0.931, 0.923, 0.916, 0.899, 0.876, 0.869, 0.851]

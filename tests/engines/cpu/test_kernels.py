@@ -189,6 +189,12 @@ def test_noise_is_as_near_to_float64_as_the_references(shape: tuple[int, int]) -
     assert error.max() <= 1.5 * reference_error.max() + 1e-6
 
 
+def test_the_ends_of_the_normal_numbers() -> None:
+    """From words of nothing but zeros, whose logarithm would be none, and of nothing but ones."""
+    np.testing.assert_allclose(cpu_philox._box_muller(0, 0), [(2 * 33 * np.log(2.0)) ** 0.5, 0.0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(cpu_philox._box_muller(2**32 - 1, 2**32 - 1), 0.0, atol=1e-3)
+
+
 def test_the_inputs_of_an_iteration(backend: Backend) -> None:
     """The pixels are the same to the bit, also of images that may not be written to; the noise agrees to rounding."""
     config = TrainConfig(dataset="digits", batch_size=32, latent_dim=7, seed=3)
