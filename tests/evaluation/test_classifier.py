@@ -29,6 +29,10 @@ def test_the_learning_rate_falls_in_a_straight_line(
     assert rates == pytest.approx([0.01, 0.01 * 5 / 6, 0.01 * 4 / 6, 0.01 * 3 / 6, 0.01 * 2 / 6, 0.01 / 6])
 
 
+def test_the_recipe_of_the_published_figures() -> None:
+    assert Recipe() == ((512, 512, 128), (0.2, 0.3, 0.2), 0.1, 16, 128, 1e-3, 1, 0)
+
+
 def test_batches_are_moved_by_a_pixel_each_way_or_not_at_all() -> None:
     image = np.zeros((1, 28, 28), np.uint8)
     image[0, 10, 20] = 255

@@ -393,6 +393,10 @@ def test_training_evaluates_itself_and_leaves_the_run_as_it_is(run: Path, tmp_pa
     lines = [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines] == [(2, 10), (4, 20)]
     assert all(math.isfinite(line["parzen"]) and line["n"] == 150 for line in lines)
+    assert main(_evaluate(run, "--quiet")) == 0  # of the same noise as the last line's
+    (same,) = json.loads((run / "evaluation.json").read_text())["rows"][0]["draws"]
+    assert lines[-1]["parzen"] == pytest.approx(same["parzen"]["mean"], abs=0.5)
+    assert lines[-1]["frechet"] == pytest.approx(same["frechet"], rel=1e-3)
     with Image.open(run / "evaluation-curves.png") as picture:
         assert picture.size[0] > 1000
     assert main(["train", "--backend", "numpy", "--resume", str(run), "--epochs", "6", "--quiet"]) == 0

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from npgan.gradcheck import CENTRAL, COMPLEX, check_gradients
+from npgan.gradcheck.adam import adam_factors
 from npgan.gradcheck.check import FormulaCheck, run_check
 from npgan.gradcheck.hints import JUNK, find_hint, locate, rows_factors
 from npgan.gradcheck.methods import random_direction
+from npgan.gradcheck.trace import first_non_finite
+from npgan.nn import ops
 
 Array = Any
 
@@ -164,6 +167,25 @@ def test_non_finite_values_are_named() -> None:
 
     report = check_gradients(np.exp, lambda dy, x: dy / (x - 1.0), {"x": np.array([0.0, 1.0])}, methods=[CENTRAL])
     assert report.failures[0].problem == "the gradient of x has 1 non-finite values, the first at [1]"
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        (np.nan, "nn.ops.sigmoid_forward was given nan in x[0, 1]"),
+        (np.inf, "nn.ops.sigmoid_forward was given inf in x[0, 1]"),
+        (800.0, ""),
+    ],
+)
+def test_the_first_operation_that_was_given_no_number_is_told(x: float, told: str) -> None:
+    assert first_non_finite(lambda: ops.sigmoid_forward(np.array([[0.0, x]]))) == told
+    assert first_non_finite(lambda: ops.tanh_forward(np.zeros(2))) == ""
+
+
+def test_what_a_missing_bias_correction_does_to_adam() -> None:
+    both, first, second = (factor.value for factor in adam_factors(5, 0.9, 0.999))
+    assert first == pytest.approx(0.40951) and second == pytest.approx(1.0 / 0.004990009995001**0.5)
+    assert both == pytest.approx(first * second)
 
 
 def test_a_function_that_is_not_analytic_is_told_from_a_wrong_gradient() -> None:

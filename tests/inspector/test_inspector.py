@@ -302,6 +302,7 @@ def test_formulas_are_typeset() -> None:
 
 def test_axis_labels_are_round() -> None:
     assert round_ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert round_ticks(2.5, 2.5) == [2.5, 2.5]
     assert round_ticks(0.02, 40.0, logarithmic=True) == pytest.approx([0.1, 1.0, 10.0])
     assert round_ticks(0.0012, 0.0062, logarithmic=True) == pytest.approx([0.002, 0.005])
 
