@@ -65,22 +65,26 @@ def main() -> int:
         print(*(f"{mutant.kind:10} {mutant.name}" for mutant in mutants), sep="\n")
         return 0
     done = _earlier(options.killed_stay_killed)
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        run = _Run(Path(folder), done, len(mutants) + len(SUITES))
-        left = [mutant for mutant in mutants if mutant.digest not in done]
-        with ThreadPoolExecutor(options.workers) as pool:
-            if left:
+    left = [mutant for mutant in mutants if mutant.digest not in done]
+    if left:
+        print(f"{len(left)} of {len(mutants)} mutants are left to test", flush=True)
+        with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(options.workers) as pool:
+            run = _Run(Path(folder), done)
+            try:
                 list(pool.map(run.measure, sorted({mutant.part for mutant in left})))
-            list(pool.map(run.test, left))
+                list(pool.map(run.test, left))
+            except BaseException:  # Ctrl-C, or tests that fail without a mutant
+                run.stop()
+                raise
     return _report(mutants, done, stale)
 
 
 class _Run:
     """``done`` is added to, here and in the file of results."""
 
-    def __init__(self, folder: Path, done: dict[str, dict[str, Any]], count: int) -> None:
-        self.folder, self.done, self.count = folder, done, count
-        self.lock = threading.Lock()
+    def __init__(self, folder: Path, done: dict[str, dict[str, Any]]) -> None:
+        self.folder, self.done, self.tested = folder, done, 0
+        self.lock, self.running, self.stopped = threading.Lock(), set(), False
         self.base, self.tree = folder / "base", _tree()
         for name in _tracked():
             (self.base / name).parent.mkdir(parents=True, exist_ok=True)
@@ -117,22 +121,25 @@ class _Run:
             status, killer, _ = self.pytest(tree, [str(mirror)] * (tree / mirror).exists() + tests, limit)
         finally:
             shutil.rmtree(tree, ignore_errors=True)
-        if status == 0:
-            outcome = "equivalent" if (mutant.file, mutant.old, mutant.new) in EQUIVALENT else "survived"
-        else:
-            outcome = "killed"
-        seconds = round(time.perf_counter() - begin)
+        outcome, seconds = "killed" if status else "survived", round(time.perf_counter() - begin)
         self.record(mutant.digest, seconds=seconds, outcome=outcome, name=mutant.name, by=killer)
+
+    def stop(self) -> None:
+        with self.lock:
+            self.stopped = True
+            for process in self.running:
+                os.killpg(process.pid, signal.SIGKILL)
 
     def record(self, key: str, **line: Any) -> None:
         with self.lock:
+            if self.stopped:
+                return
             self.done[key] = line
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
             with RESULTS.open("a", encoding="utf-8") as results:
                 results.write(json.dumps({"key": key, "tree": self.tree, **line}, ensure_ascii=False) + "\n")
-            print(
-                f"{len(self.done)}/{self.count} {line['outcome']:10} {line['seconds']:4} s  {line['name']}", flush=True
-            )
+            self.tested += "by" in line
+            print(f"{self.tested:4} {line['outcome']:9} {line['seconds']:4} s  {line['name']}", flush=True)
 
     def pytest(self, tree: Path, tests: Any, limit: float) -> tuple[int, str, str]:
         """Status, the test that failed or "time", and all that was said."""
@@ -144,6 +151,7 @@ class _Run:
             command, cwd=tree, env=environment, text=True, errors="replace",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        self.running.add(process)
         try:
             output, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
@@ -154,6 +162,10 @@ class _Run:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
             return 1, "time", ""
+        finally:
+            self.running.discard(process)
+        if process.returncode == -signal.SIGKILL and not self.stopped:
+            raise SystemExit("the tests were killed from outside, perhaps for want of memory: fewer --workers?")
         failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
         return process.returncode, failed[1] if failed else "", output
 
@@ -187,20 +199,19 @@ def _earlier(killed_stay: bool) -> dict[str, dict[str, Any]]:
 
 
 def _report(mutants: list[Mutant], done: dict[str, dict[str, Any]], stale: list[str]) -> int:
-    counts = {part: Counter() for part in SUITES}
+    counts: dict[str, Counter[str]] = {part: Counter() for part in SUITES}
     survivors = []
     for mutant in mutants:
         outcome = done[mutant.digest]["outcome"]
-        if outcome != "killed":
-            outcome = "equivalent" if (mutant.file, mutant.old, mutant.new) in EQUIVALENT else "survived"
-        counts[mutant.part][outcome] += 1
-        counts[mutant.part]["planted"] += mutant.kind == "planted"
+        if outcome == "survived" and (mutant.file, mutant.old, mutant.new) in EQUIVALENT:
+            outcome = "equivalent"
+        counts[mutant.part].update([outcome, "planted" if mutant.kind == "planted" else "generated"])
         survivors += [mutant.name] if outcome == "survived" else []
-    print("\n| part | mutants | planted | killed | equivalent | survived | score |\n| --- " + "| ---: " * 6 + "|")
+    columns = "planted", "generated", "killed", "equivalent", "survived"
+    print(f"\n| part | {' | '.join(columns)} | score |\n| --- " + "| ---: " * 6 + "|")
     for part, count in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
-        tested = count["killed"] + count["survived"]
-        row = tested + count["equivalent"], *(count[each] for each in ("planted", "killed", "equivalent", "survived"))
-        print(f"| {part} | {' | '.join(map(str, row))} | {count['killed'] / max(tested, 1):.1%} |")
+        score = count["killed"] / max(count["killed"] + count["survived"], 1)
+        print(f"| {part} | {' | '.join(str(count[column]) for column in columns)} | {score:.1%} |")
     for text in survivors:
         print(f"survived: {text}")
     for text in stale:
