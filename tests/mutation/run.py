@@ -84,7 +84,8 @@ class _Run:
 
     def __init__(self, folder: Path, done: dict[str, dict[str, Any]]) -> None:
         self.folder, self.done, self.tested = folder, done, 0
-        self.lock, self.running, self.stopped = threading.Lock(), set(), False
+        self.lock, self.stopped = threading.Lock(), False
+        self.running: set[subprocess.Popen[str]] = set()
         self.base, self.tree = folder / "base", _tree()
         for name in _tracked():
             (self.base / name).parent.mkdir(parents=True, exist_ok=True)
