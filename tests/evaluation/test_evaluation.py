@@ -339,6 +339,15 @@ def test_the_eta_weighs_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "2/3" in screen.getvalue() and "ETA 60 s" in screen.getvalue() and "second" in screen.getvalue()
 
 
+def test_all_steps_cost_together_what_was_said_at_the_start(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[report.Steps] = []
+    leave = report.Steps.__exit__
+    monkeypatch.setattr(report.Steps, "__exit__", lambda steps, *error: (ends.append(steps), leave(steps, *error))[1])
+    assert main(_evaluate(run, "--quiet", "--seeds", "2")) == 0
+    (steps,) = ends
+    assert steps._done == steps._count and steps._spent == pytest.approx(steps._total)
+
+
 def test_the_same_seed_gives_the_same_figures(run: Path) -> None:
     rows = []
     for seed in ("0", "0", "1"):
