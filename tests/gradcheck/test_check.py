@@ -12,6 +12,7 @@ from npgan.gradcheck.adam import adam_factors
 from npgan.gradcheck.check import FormulaCheck, run_check
 from npgan.gradcheck.hints import JUNK, find_hint, locate, rows_factors
 from npgan.gradcheck.methods import random_direction
+from npgan.gradcheck.source import read_source
 from npgan.gradcheck.trace import first_non_finite
 from npgan.nn import ops
 
@@ -112,6 +113,22 @@ def test_a_failure_prints_numbers_formula_code_and_hint() -> None:
         "seed 0",
     ):
         assert expected in text
+
+
+def test_the_formula_is_found_behind_other_words() -> None:
+    def backward(dy: Array, x: Array) -> Array:
+        """One step back. Shapes: dy, x (N, O) → dx (N, O).
+
+        dx = dy·σ(x), element
+        by element. Shapes: as above.
+
+        y = log(1 + eˣ) has the slope σ(x).
+        """
+        return softplus_backward(dy, x)
+
+    source = read_source(backward)
+    assert source is not None and source.formula == "dx = dy·σ(x), element by element."
+    assert [line for _, line in source.code] == ["return softplus_backward(dy, x)"]
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
