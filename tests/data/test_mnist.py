@@ -138,6 +138,31 @@ def test_a_bad_data_dir_is_an_error_and_never_a_download(tmp_path: Path, cache: 
     assert lines == [] and not cache.exists()
 
 
+def test_the_first_images_and_their_labels() -> None:
+    images, labels = (
+        np.arange(20 * 784, dtype=np.uint32).astype(np.uint8).reshape(20, 784),
+        np.arange(20, dtype=np.uint8),
+    )
+    whole = data.Dataset(images, labels, "mnist", "a test")
+    few = data.first_images(whole, 3)
+    np.testing.assert_array_equal(few.images, images[:3])
+    assert few.labels is not None and few.labels.tolist() == [0, 1, 2]
+    assert data.first_images(whole, None) is whole and len(data.first_images(whole, 20).images) == 20
+    assert data.first_images(whole._replace(labels=None), 3).labels is None
+    with pytest.raises(InputError, match="--train-images 21: there are only 20"):
+        data.first_images(whole, 21)
+
+
+def test_the_fingerprint_is_of_every_pixel_and_of_nothing_else() -> None:
+    images = np.zeros((20, 784), np.uint8)
+    whole = data.Dataset(images, np.arange(20, dtype=np.uint8), "mnist", "a test")
+    assert data.fingerprint(whole) == hashlib.sha256(bytes(20 * 784)).hexdigest()
+    assert data.fingerprint(whole) == data.fingerprint(whole._replace(labels=None, source="elsewhere"))
+    last = images.copy()
+    last[19, 783] = 1
+    assert data.fingerprint(whole) != data.fingerprint(whole._replace(images=last))
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--dataset must be one of auto, mnist, digits, got 'cifar'"):
         load_dataset("cifar", None)

@@ -410,6 +410,15 @@ def test_the_eta_weighs_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "2/3" in screen.getvalue() and "ETA 60 s" in screen.getvalue() and "second" in screen.getvalue()
 
 
+def test_all_steps_cost_together_what_was_said_at_the_start(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[report.Steps] = []
+    leave = report.Steps.__exit__
+    monkeypatch.setattr(report.Steps, "__exit__", lambda steps, *error: (ends.append(steps), leave(steps, *error))[1])
+    assert main(_evaluate(run, "--quiet", "--seeds", "2")) == 0
+    (steps,) = ends
+    assert steps._done == steps._count and steps._spent == pytest.approx(steps._total)
+
+
 def test_the_same_seed_gives_the_same_figures(run: Path) -> None:
     rows = []
     for seed in ("0", "0", "1"):
@@ -483,6 +492,10 @@ def test_training_evaluates_itself_and_leaves_the_run_as_it_is(run: Path, tmp_pa
     lines = [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines] == [(2, 10), (4, 20)]
     assert all(math.isfinite(line["parzen"]) and line["n"] == 150 for line in lines)
+    assert main(_evaluate(run, "--quiet")) == 0  # of the same noise as the last line's
+    (same,) = json.loads((run / "evaluation.json").read_text())["rows"][0]["draws"]
+    assert lines[-1]["parzen"] == pytest.approx(same["parzen"]["mean"], abs=0.5)
+    assert lines[-1]["frechet"] == pytest.approx(same["frechet"], rel=1e-3)
     with Image.open(run / "evaluation-curves.png") as picture:
         assert picture.size[0] > 1000
     assert main(["train", "--backend", "numpy", "--resume", str(run), "--epochs", "6", "--quiet"]) == 0

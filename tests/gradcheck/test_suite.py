@@ -53,6 +53,9 @@ def test_the_default_run_covers_everything_and_passes(capsys: pytest.CaptureFixt
     for result in results:
         if result["method"] == COMPLEX:
             assert result["error"] <= (1e-12 if result["level"] in SINGLE else 1e-10), result
+            assert result["tolerance"] == (1e-12 if result["level"] in SINGLE else 1e-10), result
+        elif result["method"] == CENTRAL:
+            assert result["tolerance"] == 1e-6
 
     names = {result["op"] for result in results}
     backwards = [name for name in vars(ops) if "_backward" in name and not name.startswith("_")]
