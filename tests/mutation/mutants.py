@@ -34,6 +34,6 @@ class Mutant(NamedTuple):
 
     @property
     def part(self) -> str:
-        """The score of files.py, which only runs/ tests through faults, counts with theirs; that of what layers stand on with nn/."""
+        """Whose score it counts with. files.py is tested by faults of runs, what layers stand on by those of nn."""
         homes = {"files": "runs", "config": "gan", "modules": "nn", "expect": "nn", "saved": "nn"}
         return homes.get(part := Path(self.file).parts[1].removesuffix(".py"), part)

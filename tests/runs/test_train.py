@@ -83,9 +83,9 @@ def test_when_a_run_is_evaluated(data: Path, tmp_path: Path, every: int | None, 
 @pytest.mark.parametrize(
     ("keeping", "words"),
     [
-        (Keeping(), "every minute, at an epoch's end; kept: the last 3, and one every 100 epochs"),
-        (Keeping(every=1), "after every epoch; kept: the last 3, and one every 100 epochs"),
-        (Keeping(every=2, last=5), "every 2 epochs; kept: the last 5, and one every 100 epochs"),
+        (Keeping(), "every minute, at an epoch's end; kept: the last 3, and one every 100 epochs (at most 20)"),
+        (Keeping(every=1), "after every epoch; kept: the last 3, and one every 100 epochs (at most 20)"),
+        (Keeping(every=2, last=5), "every 2 epochs; kept: the last 5, and one every 100 epochs (at most 20)"),
     ],
 )
 def test_the_header_says_which_checkpoints_there_will_be(keeping: Keeping, words: str) -> None:
