@@ -49,8 +49,9 @@ def check_gradients(
 
     - ``kinks(*inputs)``: an array whose zeros are f's kinks (for ``abs(x)``: x), to keep central differences off them.
     - ``methods``: leave COMPLEX out where f does not take complex numbers; branches must look at real parts.
-    - ``elements``: how many of each input to compare, at least two, the first and the last among them; None: all, or 50 where a layer has over 1,000 parameters.
-      ``directions``: random ones, besides, that move all inputs at once; with several inputs each has one of its own too.
+    - ``elements``: how many of each input to compare, at least two, the first and the last among them; None: all, or 50 where a
+      layer has over 1,000 parameters. ``directions``: random ones, besides, that move all inputs at once; with several inputs
+      each has one of its own too.
     - ``tolerance``: of the complex step's relative error; None: 1e-12, for a layer 1e-10. Central differences: 1e-6.
 
     The report notes an input at which a wrong backward need not show: all zeros, or all derivatives 0.
