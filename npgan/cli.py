@@ -115,9 +115,9 @@ def _nearest(word: str, names: Collection[str]) -> str:
 
 
 def _complain(command: str, problem: object, status: int) -> int:
-    line = one_line(" ".join(str(problem).split()))
+    name, line = f"npgan {command}".strip(), " ".join(str(problem).split())
     with suppress(OSError, ValueError):  # that nobody can read it changes no exit status
-        print(f"{f'npgan {command}'.strip()}: error: {line}", file=sys.stderr)
+        print(f"{name}: error: {one_line(line)}", file=sys.stderr)
     return status
 
 
