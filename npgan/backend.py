@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import re
 import sys
+import tempfile
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from npgan.errors import InputError
+from npgan.errors import InputError, first_line
 
 Array = Any  # numpy.ndarray or cupy.ndarray: the two have no common type
 Shape = tuple[int, ...]
+
+_CUPY_ROOM = 1 << 20  # bytes: all kernels of a run take less
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,14 @@ def _numpy_backend(reason: str, precision: str) -> Backend:
 def _cupy_backend(reason: str, precision: str) -> Backend:
     # Read by CuPy at its first matmul. tf32 is the flag's to give, so a variable of the same name does not.
     os.environ["CUPY_TF32"] = "1" if precision == "tf32" else "0"
+    if problem := _cupy_cache_problem():
+        reason = f"{reason}; {problem}"
     try:
         import cupy
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         if getattr(error, "name", None) == "cupy":
             raise _NoGpu("CuPy is not installed: pip install 'npgan[cuda12]' (CUDA 12) or 'npgan[cuda13]'") from None
-        raise _NoGpu(f"CuPy does not load: {_first_line(error)}: reinstall it for your CUDA version") from None
+        raise _NoGpu(f"CuPy does not load: {first_line(error)}: reinstall it for your CUDA version") from None
     try:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             raise _NoGpu("CuPy is installed but sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES")
@@ -102,19 +108,32 @@ def _cupy_backend(reason: str, precision: str) -> Backend:
     except Exception as error:  # CuPy has no common base class for the driver's, compiler's and loader's errors
         if re.search("headers|nvrtc|cublas", str(error), re.IGNORECASE):
             raise _NoGpu(
-                f"CuPy is installed but not all of CUDA's libraries ({_first_line(error)}): "
+                f"CuPy is installed but not all of CUDA's libraries ({first_line(error)}): "
                 "pip install 'npgan[cuda12]' or 'npgan[cuda13]' brings them"
             ) from None
         raise _NoGpu(
-            f"CuPy is installed but the GPU does not answer ({_first_line(error)}): "
+            f"CuPy is installed but the GPU does not answer ({first_line(error)}): "
             "install an NVIDIA driver for this CUDA version, or check nvidia-smi"
         ) from None
     return Backend("cupy", cupy, f"{properties['name'].decode()}, CuPy {cupy.__version__}", reason)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _cupy_cache_problem() -> str:
+    """What keeps CuPy from keeping compiled kernels, or "". Then it is told to compile in memory, or it would fail."""
+    if not sys.modules.get("cupy") and importlib.util.find_spec("cupy") is None:
+        return ""
+    folder = os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_cache"))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_CUPY_ROOM))
+    except OSError as error:
+        os.environ["CUPY_CACHE_IN_MEMORY"] = "1"
+        os.environ["CUPY_CACHE_DIR"] = os.path.dirname(__file__)  # CuPy wants one that exists, and then leaves it alone
+        return (
+            f"CuPy's kernels cannot be kept in {folder} ({first_line(error)}): compiled in memory, for this run alone"
+        )
+    return ""
 
 
 def _cpu_name() -> str:

@@ -20,7 +20,7 @@ from npgan import __version__
 from npgan.config import TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
-from npgan.errors import InputError
+from npgan.errors import InputError, one_line
 from npgan.runs.colormaps import COLORMAP, COLORMAPS
 from npgan.runs.output import let_go, unfailing_output
 
@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {one_line(message)}\n")
 
     def flags(self) -> list[str]:
         return list(self._option_string_actions)
@@ -115,10 +115,9 @@ def _nearest(word: str, names: Collection[str]) -> str:
 
 
 def _complain(command: str, problem: object, status: int) -> int:
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(problem).split()))
+    name, line = f"npgan {command}".strip(), " ".join(str(problem).split())
     with suppress(OSError, ValueError):  # that nobody can read it changes no exit status
-        # no escape codes from a damaged file reach the terminal
-        print(f"{f'npgan {command}'.strip()}: error: {line}", file=sys.stderr)
+        print(f"{name}: error: {one_line(line)}", file=sys.stderr)
     return status
 
 
@@ -148,17 +147,18 @@ _SAMPLE_DEFAULTS = {"count": 64, "seed": 0, "out": None}  # not argparse's: --an
 
 
 def _sample(values: dict[str, Any]) -> int:
+    from npgan.console import say
     from npgan.runs.sample import animate, generate
 
     if not values.pop("animated"):
         if "colormap" in values:
             raise InputError("--colormap colors an animation: it needs --animate")
-        print(generate(**{**_SAMPLE_DEFAULTS, **values}))
+        say(generate(**{**_SAMPLE_DEFAULTS, **values}))
         return EXIT_OK
     given = {"--n": "count" in values, "--seed": "seed" in values, "--interpolate": values["interpolate"]}
     if flags := [flag for flag, is_given in given.items() if is_given]:
         raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
-    print(animate(values["run_path"], values.get("out"), values.get("colormap", COLORMAP)))
+    say(animate(values["run_path"], values.get("out"), values.get("colormap", COLORMAP)))
     return EXIT_OK
 
 
@@ -294,13 +294,6 @@ def flag_table() -> str:
         flag = each.metadata["flag"]
         rows.append(f"| `{flag_name(each.name)}` | {_default(each)} | {flag.help} | {flag.bounds} |")
     return "\n".join(rows) + "\n"
-
-
-def _path(text: str) -> Path:
-    """Where a path is wanted. Empty text is none: it would mean the current folder, and comes of a variable that is not set."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the name is empty: is a variable not set?")
-    return Path(text)
 
 
 def _add_backend(group: Any, text: str) -> None:
@@ -454,6 +447,20 @@ def _add_bench(commands: Any) -> None:
         "--profile", action="store_true", help="instead: npgan's time per operation or kernel, at the first batch size"
     )
     _add_blas(parser)
+
+
+def _path(text: str) -> Path:
+    """Raises argparse's error for what no file can be called. Empty text would mean the current folder, and comes of a variable
+    that is not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty: is a variable not set?")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} holds letters that no file name has here") from None
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} holds a NUL")
+    return Path(text)
 
 
 def _names(text: str) -> list[str]:

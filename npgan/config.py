@@ -14,6 +14,10 @@ from typing import Any, NamedTuple
 from npgan.errors import InputError
 
 
+class OtherVersion(InputError):
+    """What was read is sound, but of a version of npgan that this one does not read."""
+
+
 class Flag(NamedTuple):
     """What is known of a hyper-parameter besides its default."""
 
@@ -62,14 +66,13 @@ _EARLY_PREVIEWS = (1, 2, 5, 10, 20, 50)  # epochs, where no ``output_period`` is
 _PREVIEW_PERIOD = 100  # from there on
 _FEWEST_PREVIEWS = 5  # in a run of at least so many epochs
 
-_ADDED_LATER = (
-    "train_images",
-    "eval_every",
+_NOT_WRITTEN = (
     "r1",
     "r2",
     "ema",
     "lr_schedule",
-)  # fields that the first runs did not have
+)  # at their defaults, so that files of the tutorial's runs stay what they were
+_ADDED_LATER = ("train_images", "eval_every", *_NOT_WRITTEN)  # fields that the first runs did not have
 _REMOVED = {
     "networks": "tutorial",
     "optimiser": "adam",
@@ -168,7 +171,8 @@ class TrainConfig:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True)
 
     def to_dict(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {n: v for n, v in values.items() if n not in _NOT_WRITTEN or v != getattr(TrainConfig, n)}
 
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
@@ -181,17 +185,17 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """Raises InputError for unknown or missing fields and for values that cannot be meant.
+        """Raises InputError for missing fields and for values that cannot be meant, OtherVersion for unknown ones.
 
         Runs of older versions are read: what they lack has its default, what is no longer there must have had its own.
         """
         if not isinstance(values, dict):
             raise InputError("the configuration is not a JSON object")
         if any(values.get(name, default) != default for name, default in _REMOVED.items()):
-            raise InputError("the configuration is one of the preset paper-2014, which this version no longer has")
+            raise OtherVersion("the configuration is one of the preset paper-2014, which this version no longer has")
         names, given = {each.name for each in fields(cls)}, set(values) - {*_REMOVED, *_IGNORED}
         if unknown := sorted(given - names):
-            raise InputError(f"unknown configuration field: {', '.join(unknown)}")
+            raise OtherVersion(f"unknown configuration field: {', '.join(unknown)}")
         if missing := sorted(names - given - set(_ADDED_LATER)):
             raise InputError(f"missing configuration field: {', '.join(missing)}")
         return cls(**{name: values[name] for name in given})

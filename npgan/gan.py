@@ -27,8 +27,10 @@ LATENT_D, LATENT_G = 0, 1  # sites of the two noise batches of a step
 PASS_D, PASS_G = 0, 1  # the discriminator's forward passes that may use dropout
 
 
-def generator(config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
-    """Noise (N, Z) → images (N, 784), pixels in (−1, 1). The initial weights are drawn from the config's seed."""
+def generator(
+    config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np, drawn: bool = True
+) -> Sequential:
+    """Noise (N, Z) → images (N, 784), pixels in (−1, 1). Weights drawn from the config's seed, or all 0."""
     slope = config.leaky_slope
     layers = [
         Dense(config.latent_dim, 256), LeakyReLU(slope),
@@ -36,10 +38,12 @@ def generator(config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: Modul
         Dense(512, 1024), LeakyReLU(slope),
         Dense(1024, IMAGE_PIXELS), Tanh(),
     ]  # fmt: skip
-    return Sequential(layers, dtype, xp, config.seed)
+    return Sequential(layers, dtype, xp, config.seed if drawn else None)
 
 
-def discriminator(config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+def discriminator(
+    config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np, drawn: bool = True
+) -> Sequential:
     """Images (N, 784) → the probability that each is real (N, 1) or, for the losses on logits, its logit: no sigmoid."""
     slope, dropout = config.leaky_slope, config.dropout
     layers = [
@@ -49,7 +53,7 @@ def discriminator(config: TrainConfig = DEFAULTS, dtype: Any = np.float32, xp: M
         Dense(256, 1), Sigmoid(),
     ]  # fmt: skip
     layers = layers if config.loss == "bce" else layers[:-1]
-    return Sequential(layers, dtype, xp, config.seed, DISCRIMINATOR_SITE)
+    return Sequential(layers, dtype, xp, config.seed if drawn else None, DISCRIMINATOR_SITE)
 
 
 @dataclass

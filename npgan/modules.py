@@ -107,10 +107,17 @@ class Module:
 class Chain(Module):
     """Layers in a row, over one vector of parameters and one of gradients."""
 
+    drawn: tuple[int, int] | None = None  # the seed and the site of the initial parameters
+
     def __init__(
-        self, layers: Sequence[Module], dtype: Any = np.float32, xp: ModuleType = np, seed: int = 0, site: int = 0
+        self,
+        layers: Sequence[Module],
+        dtype: Any = np.float32,
+        xp: ModuleType = np,
+        seed: int | None = 0,
+        site: int = 0,
     ) -> None:
-        """Takes its width from its first Dense, and draws its parameters from the seed (``initialize``).
+        """Takes its width from its first Dense, and draws its parameters from the seed (``initialize``); None: all 0.
 
         An inner network that was trained or loaded before keeps its parameters. Raises ValueError when a layer does not
         fit the one before or stands in a network already, TypeError for what is no layer.
@@ -133,7 +140,8 @@ class Chain(Module):
         inner = [layer for layer in self.layers if isinstance(layer, Chain)]
         trained = [(layer, layer.parameters) for layer in inner if layer.trained()]
         self.bind(xp.zeros(self.size, dtype), xp.zeros(self.size, dtype))
-        self.initialize(seed, site)
+        if seed is not None:
+            self.initialize(seed, site)
         for layer, parameters in trained:
             layer.parameters[...] = xp.asarray(parameters)
         for layer in self.layers:
@@ -163,6 +171,8 @@ class Chain(Module):
 
     def trained(self) -> bool:
         """Whether the parameters are others than those that were drawn."""
+        if self.drawn is None:
+            return True
         twin = self.astype(self.parameters.dtype)
         twin.initialize(*self.drawn)
         return bool((twin.parameters != self.parameters).any())

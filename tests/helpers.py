@@ -61,16 +61,22 @@ def small_networks(widths: tuple[int, int, int]) -> dict[str, Callable[..., Sequ
     """Stand-ins for ``gan.generator`` and ``gan.discriminator`` by name: the same layers, narrower."""
     a, b, c = widths
 
-    def generator(config: TrainConfig = gan.DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+    def generator(
+        config: TrainConfig = gan.DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np, drawn: bool = True
+    ) -> Sequential:
         slope = config.leaky_slope
         layers: list[Layer] = [Dense(config.latent_dim, a), LeakyReLU(slope), Dense(a, b), LeakyReLU(slope)]
-        return Sequential([*layers, Dense(b, c), LeakyReLU(slope), Dense(c, 784), Tanh()], dtype, xp, config.seed)
+        return Sequential(
+            [*layers, Dense(b, c), LeakyReLU(slope), Dense(c, 784), Tanh()], dtype, xp, config.seed if drawn else None
+        )
 
-    def discriminator(config: TrainConfig = gan.DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np) -> Sequential:
+    def discriminator(
+        config: TrainConfig = gan.DEFAULTS, dtype: Any = np.float32, xp: ModuleType = np, drawn: bool = True
+    ) -> Sequential:
         layers: list[Layer] = []
         for width, hidden in ((784, c), (c, b), (b, a)):
             layers += [Dense(width, hidden), LeakyReLU(config.leaky_slope), Dropout(config.dropout)]
         layers += [Dense(a, 1)] if config.loss == "bce-logits" else [Dense(a, 1), Sigmoid()]
-        return Sequential(layers, dtype, xp, config.seed, gan.DISCRIMINATOR_SITE)
+        return Sequential(layers, dtype, xp, config.seed if drawn else None, gan.DISCRIMINATOR_SITE)
 
     return {"generator": generator, "discriminator": discriminator}

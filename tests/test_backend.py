@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,3 +94,26 @@ def test_evaluation_is_not_done_in_tf32(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["train", *flags]) == 2
     assert "--eval-every measures in float32" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fault", ["a file", "no room"])
+def test_cupy_compiles_in_memory_where_it_has_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """CuPy does not even load where it cannot make its cache folder."""
+    folder = tmp_path / "cache"
+    if fault == "a file":
+        folder.touch()
+    else:
+        monkeypatch.setattr(backend.tempfile, "TemporaryFile", _no_room)
+    monkeypatch.setitem(sys.modules, "cupy", _fake_cupy(1))
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "0")
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(folder))
+    chosen = backend.select("auto")
+    assert chosen.name == "cupy" and os.environ["CUPY_CACHE_IN_MEMORY"] == "1"
+    assert os.path.isdir(os.environ["CUPY_CACHE_DIR"])
+    assert f"CuPy's kernels cannot be kept in {folder}" in chosen.reason and "in memory" in chosen.reason
+
+
+def _no_room(dir: str) -> None:
+    raise OSError(28, "No space left on device")

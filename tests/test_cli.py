@@ -378,6 +378,20 @@ def test_bad_data_files(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("flag", ["--out", "--data-dir"])
+def test_what_no_file_can_be_called(data: Path, flag: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert flag in _error_of([*_train(data, data / "run"), flag, name], capsys)
+
+
+def test_escape_codes_in_words(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["train", "--\x1b[2J"], ["\x1b[2J"], ["train", "--data-dir", "\x1b[2J"], ["sample", "\x1b[2J"]):
+        assert "?[2J" in _error_of(words, capsys)
+    assert main(_train(data, tmp_path / "\x1b[31m[red]", "--epochs", "1")) == 0
+    printed = capsys.readouterr()
+    assert "/?[31m[red]/samples/epoch-00001.png" in printed.out and "\x1b" not in printed.out + printed.err
+
+
 def test_a_missing_data_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--data-dir" in _error_of(_train(tmp_path / "nowhere", tmp_path / "run"), capsys)
     (tmp_path / "empty").mkdir()

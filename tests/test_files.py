@@ -46,3 +46,24 @@ def test_a_folder_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.Monk
     with files.replacing(tmp_path / "file") as file:
         file.write(b"words")
     assert (tmp_path / "file").read_bytes() == b"words"
+
+
+def test_what_was_written_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves the old file or the new one: the content is flushed, then the name, then the folder that has it."""
+    path, calls = tmp_path / "file", []
+    fsync, replace, inode = os.fsync, os.replace, tmp_path.stat().st_ino
+
+    def flushed(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        calls.append("folder" if status.st_ino == inode else f"{status.st_size} bytes")
+        fsync(descriptor)
+
+    def renamed(old: Path, new: Path) -> None:
+        calls.append(f"{Path(new).name} replaced")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    with files.replacing(path) as file:
+        file.write(b"words")
+    assert calls == ["5 bytes", "file replaced", "folder"]

@@ -15,6 +15,7 @@ from npgan.engines.base import ReferenceEngine
 from npgan.gan import (
     LATENT_D,
     LATENT_G,
+    PASS_D,
     StepMetrics,
     TrainState,
     discriminator,
@@ -24,7 +25,7 @@ from npgan.gan import (
     noise,
     train_step,
 )  # fmt: skip
-from npgan.nn.layers import Dense, Dropout, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.layers import Dense, Dropout, DropoutKey, LeakyReLU, Sigmoid, Tanh
 from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
@@ -44,6 +45,41 @@ def test_the_last_layers_are_as_the_loss_wants_them() -> None:
     assert isinstance(discriminator().layers[-1], Sigmoid)
     assert isinstance(discriminator(TrainConfig(loss="bce-logits")).layers[-1], Dense)
     assert isinstance(generator().layers[-1], Tanh)
+
+
+def test_the_tutorials_numbers(backend: Backend) -> None:
+    """Written out here and not imported: a constant that changes by itself changes what is trained."""
+    state = new_state(TrainConfig(), backend)
+    layers = [*state.generator.layers, *state.discriminator.layers]
+    assert [layer.slope for layer in layers if isinstance(layer, LeakyReLU)] == [0.2] * 6
+    assert [layer.rate for layer in layers if isinstance(layer, Dropout)] == [0.3] * 3
+    for adam in (state.optimizer_g, state.optimizer_d):
+        assert (adam.lr, adam.beta1, adam.beta2, adam.epsilon) == (2e-4, 0.9, 0.999, 1e-8)
+    loss, epsilon, zero, one = loss_of(TrainConfig()), 1.1920929e-07, np.zeros((1, 1)), np.ones((1, 1))
+    np.testing.assert_allclose([loss.forward(zero, one), loss.forward(one, zero)], -np.log(epsilon), rtol=1e-9)
+    np.testing.assert_allclose([-loss.backward(zero, one), loss.backward(one, zero)], 1.0 / epsilon, rtol=1e-9)
+
+
+def test_the_settings_reach_both_optimizers(backend: Backend) -> None:
+    state = new_state(TrainConfig(lr_g=1e-3, lr_d=3e-3, beta1=0.5, beta2=0.99, adam_epsilon=1e-4), backend)
+    for adam, lr in ((state.optimizer_g, 1e-3), (state.optimizer_d, 3e-3)):
+        assert (adam.lr, adam.beta1, adam.beta2, adam.epsilon) == (lr, 0.5, 0.99, 1e-4)
+
+
+def test_the_metrics_are_what_their_names_say(backend: Backend, config: TrainConfig) -> None:
+    """Of D before its update and with dropout on, worked out here from the forwards; with fewer real rows than fakes of G."""
+    config = replace(config, seed=5, label_smoothing=0.1)
+    state, before = (new_state(config, backend, np.float64) for _ in range(2))
+    pixels = _IMAGES[:6]
+    metrics = train_step(state, pixels, config)
+    real, fake = pixels / 127.5 - 1.0, before.generator(noise(before, config, LATENT_D, 6))
+    p, _ = before.discriminator.forward(np.concatenate([real, fake]), DropoutKey(config.seed, 0, PASS_D))
+    assert metrics.d_real == pytest.approx(p[:6].mean(), rel=1e-12)
+    assert metrics.d_fake == pytest.approx(p[6:].mean(), rel=1e-12)
+    log_likelihood = 0.9 * np.log(p[:6]).sum() + 0.1 * np.log(1.0 - p[:6]).sum() + np.log(1.0 - p[6:]).sum()
+    assert metrics.loss_d == pytest.approx(-log_likelihood / 12, rel=1e-5)  # ε
+    for norm, net in ((metrics.grad_norm_d, state.discriminator), (metrics.grad_norm_g, state.generator)):
+        assert norm == pytest.approx(np.linalg.norm(net.gradients), rel=1e-12)
 
 
 def test_each_step_changes_its_own_network_only(backend: Backend, config: TrainConfig) -> None:
@@ -139,6 +175,22 @@ def test_options_change_the_run(backend: Backend, change: dict[str, object]) -> 
     _, changed = _run(replace(config, **change), backend, 3)  # type: ignore[arg-type]
     assert np.isfinite(changed).all()
     assert not np.allclose(plain[1:], changed[1:], rtol=1e-6)
+
+
+def test_the_two_passes_of_d_have_masks_of_their_own(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so have its three dropout layers, and every step."""
+    keys: list[tuple[int, DropoutKey]] = []
+    drawn = Dropout.mask
+
+    def mask(layer: Dropout, x: Any, key: DropoutKey) -> Any:
+        keys.append((layer.draw_site(key.forward_pass), key))
+        return drawn(layer, x, key)
+
+    monkeypatch.setattr(Dropout, "mask", mask)
+    config = TrainConfig(dataset="digits", batch_size=8, dropout_in_g_step=True, seed=3)
+    _run(config, backend, 2)
+    assert len({(site, key.step) for site, key in keys}) == len(keys) == 2 * 2 * 3
+    assert {(key.seed, key.step) for _, key in keys} == {(3, 0), (3, 1)}
 
 
 # The first ten losses (D, G) of a run on digits. Another CPU's rounding moves them by far less than the tolerance;

@@ -13,6 +13,7 @@ from npgan.bench.gpu import COPY, PEAK, SIDE, add_shares, copy_rate
 from npgan.bench.gpu_profile import show_gpu_profile
 from npgan.bench.measure import Rows, Worker, check_names, measure, or_dash, show_missing, show_table
 from npgan.bench.profile import show_profile
+from npgan.console import say
 from npgan.engines.cpu.blas import Blas
 from npgan.errors import InputError
 
@@ -94,14 +95,14 @@ def bench(options: Options, blas: Blas) -> int:
     report: dict[str, Any] = {"machine": select(options.backend).device}
     report["rounds"], report["calls"] = options.turns
     if options.backend == "cupy":
-        print(report["machine"])
+        say(report["machine"])
         report["precisions"] = {
             precision: {str(batch): _gpu(options, precision, batch) for batch in options.batch_sizes}
             for precision in precisions
         }
     else:
         report["gemm"] = blas.describe()
-        print(f"{report['machine']}; {report['gemm']}")
+        say(f"{report['machine']}; {report['gemm']}")
         report["batch_sizes"] = {str(batch): _cpu(options, batch, blas.threads) for batch in options.batch_sizes}
     if options.json_path is not None:
         try:
@@ -113,7 +114,8 @@ def bench(options: Options, blas: Blas) -> int:
 
 def _cpu(options: Options, batch: int, threads: int) -> Rows:
     rounds, calls = options.turns
-    print(f"\nbatch {batch}, milliseconds per iteration (a D step and a G step), {rounds} turns of {calls}", flush=True)
+    say("")
+    say(f"batch {batch}, milliseconds per iteration (a D step and a G step), {rounds} turns of {calls}")
     workers = (Worker(name, batch, threads) for name in (*(options.only or NAMES["numpy"]), _CPU_PEAK))
     rows = measure(workers, rounds, calls, BASE, _CPU_PEAK, options.patience, _PAUSE)
     show_cpu(rows)
@@ -122,7 +124,8 @@ def _cpu(options: Options, batch: int, threads: int) -> Rows:
 
 def _gpu(options: Options, precision: str, batch: int) -> dict[str, Any]:
     rounds, calls = options.turns
-    print(f"\n{precision}, batch {batch}, microseconds per iteration, {rounds} turns of {calls}", flush=True)
+    say("")
+    say(f"{precision}, batch {batch}, microseconds per iteration, {rounds} turns of {calls}")
     prefix = f"gpu {precision} "
     workers = (Worker(prefix + name, batch, 1) for name in (PEAK, COPY, *(options.only or NAMES["cupy"])))
     measured = measure(workers, rounds, calls, prefix + BASE, prefix + PEAK, options.patience)
@@ -143,7 +146,7 @@ def show_cpu(rows: Rows) -> None:
     ]  # fmt: skip
     show_table(("", "median ms", "min ms", "ratio", "GFLOP/s", "of peak", "MB"), lines)
     if "gflops" in rows.get(_CPU_PEAK, {}):
-        print(f"peak: a 2048 x 2048 matmul at {rows[_CPU_PEAK]['gflops']:.0f} GFLOP/s")
+        say(f"peak: a 2048 x 2048 matmul at {rows[_CPU_PEAK]['gflops']:.0f} GFLOP/s")
     show_missing(rows, names)
 
 
@@ -158,7 +161,7 @@ def show_gpu(rows: Rows, floors: dict[str, float]) -> None:
     ]  # fmt: skip
     show_table(("", "median µs", "min µs", "ratio", "s/100 epochs", "launches", "floor/µs"), lines)
     if len(floors) == 2:
-        print(
+        say(
             f"floors: matmuls {floors['matmuls']:.1f} µs at the {rows[PEAK]['gflops'] / 1e3:.0f} TFLOP/s of one of {SIDE}²; "
             f"Adam {floors['adam']:.1f} µs at the {copy_rate(rows[COPY]) / 1e12:.2f} TB/s of a large copy"
         )

@@ -12,6 +12,7 @@ from npgan.backend import select
 from npgan.bench.base import pixels
 from npgan.bench.measure import show_table
 from npgan.config import TrainConfig
+from npgan.console import say
 from npgan.engines.cuda.device import Gpu
 from npgan.engines.cuda.kernels import CudaKernels
 from npgan.engines.schedule import FusedStep, Resident
@@ -33,7 +34,7 @@ def show_gpu_profile(batch: int, precision: str) -> None:
     step = FusedStep(CudaKernels(stopwatch, xp), new_state(config, backend), config, resident, batch)
     backend.synchronize()
     step.launch()
-    print(f"{backend.device}, {precision}, batch {batch}: microseconds of each launch on its own, best of {_REPLAYS}")
+    say(f"{backend.device}, {precision}, batch {batch}: microseconds of each launch on its own, best of {_REPLAYS}")
     lines = [(kernel, str(blocks), f"{time:.2f}") for kernel, blocks, time in stopwatch.timed]
     total = sum(time for _, _, time in stopwatch.timed)
     show_table(

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from npgan.console import Console, say
 from npgan.errors import InputError
 
 _PATIENCE = 300.0  # seconds for an answer of a candidate that is ready
@@ -139,13 +139,13 @@ def show_table(columns: Iterable[str], lines: Iterable[Iterable[str]]) -> None:
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for line in lines:
         table.add_row(*line)
-    Console(width=200, markup=False, highlight=False).print(table)
+    Console(width=200).print(table)
 
 
 def show_missing(rows: Rows, names: dict[str, str]) -> None:
     for name, row in rows.items():
         if "missing" in row:
-            print(f"missing: {names.get(name, name)}: {row['missing']}")
+            say(f"missing: {names.get(name, name)}: {row['missing']}")
 
 
 def or_dash(value: float | None, form: str) -> str:

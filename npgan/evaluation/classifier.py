@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ import numpy as np
 from npgan.backend import Array, Backend, to_numpy
 from npgan.data.batches import batch_bounds, iterations_per_epoch, scale_pixels
 from npgan.data.mnist import Dataset, Report, cache_folder
+from npgan.errors import InputError, first_line
 from npgan.files import replacing
 from npgan.gan import IMAGE_PIXELS
 from npgan.nn import ops, philox
@@ -82,12 +85,12 @@ def get_classifier(data: Dataset, recipe: Recipe, backend: Backend, report: Repo
     """
     path = _path(data, recipe)
     classifier = Classifier(recipe, backend)
-    if path.exists():
+    if os.path.lexists(path):
         try:
             _load(path, classifier, backend)
             return classifier
         except (OSError, ValueError) as error:
-            report(f"the cached classifier is trained anew: {path}: {str(error).splitlines()[0]}")
+            report(f"the cached classifier is trained anew: {path}: {first_line(error)}")
     kept = _kept_path(path, backend)
     try:
         train(classifier, data, recipe, backend, kept, report, progress)
@@ -100,20 +103,29 @@ def get_classifier(data: Dataset, recipe: Recipe, backend: Backend, report: Repo
         _write(path, classifier.network.tensors)
         kept.unlink(missing_ok=True)
     except OSError as error:
-        report(f"the classifier cannot be cached in {path.parent}: {error.strerror or error}")
+        report(f"the classifier cannot be cached in {path.parent}: {first_line(error)}")
     return classifier
+
+
+def labels_of(data: Dataset) -> np.ndarray:
+    """The labels (N,), int64. Raises InputError where there are none, or one that is no digit."""
+    if data.labels is None:
+        raise InputError(f"{data.source}: has no labels, which the classifier of the evaluation learns from")
+    labels = np.asarray(data.labels)
+    if (wrong := labels[~np.isin(labels, np.arange(CLASSES))]).size:  # NaN is in nothing
+        raise InputError(f"{data.source}: has a label {wrong[0]}: the classifier knows 0 to {CLASSES - 1}")
+    return labels.astype(np.int64)
 
 
 def epochs_left(data: Dataset, recipe: Recipe, backend: Backend) -> int:
     """How many epochs ``get_classifier`` will have to train: 0 where there is a file of it."""
     path = _path(data, recipe)
-    if path.exists():
+    with suppress(OSError, ValueError):
+        _read(path)
         return 0
-    try:
-        steps = int(_read(_kept_path(path, backend))["adam.step"][0])
-    except (OSError, ValueError, KeyError):
-        return recipe.epochs
-    return recipe.epochs - steps // iterations_per_epoch(len(data.images), recipe.batch_size)
+    with suppress(OSError, ValueError):
+        return recipe.epochs - _epochs_done(_read(_kept_path(path, backend)), recipe, len(data.images))
+    return recipe.epochs
 
 
 def train(
@@ -132,15 +144,15 @@ def train(
     network = classifier.network
     network.initialize(recipe.seed)
     adam, loss_function = Adam(network), SoftmaxCrossEntropy()
-    if kept.exists():
+    done = 0
+    if os.path.lexists(kept):
         try:
-            _take_up(kept, network, adam, backend)
+            done = _take_up(kept, network, adam, backend, recipe, len(data.images))
         except (OSError, ValueError) as error:
-            report(f"the classifier is trained from the start: {kept}: {str(error).splitlines()[0]}")
-    images, labels = backend.to_device(data.images), backend.to_device(np.asarray(data.labels, dtype=np.int64))
+            report(f"the classifier is trained from the start: {kept}: {first_line(error)}")
+    images, labels = backend.to_device(data.images), backend.to_device(labels_of(data))
     count = len(images)
     per_epoch = iterations_per_epoch(count, recipe.batch_size)
-    done = adam.step // per_epoch
     keeping = True
     for epoch in range(done, recipe.epochs):
         order = philox.permutation(recipe.seed, epoch, count, backend.xp)
@@ -186,18 +198,29 @@ def _keep(path: Path, network: Sequential, adam: Adam, report: Report) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, tensors)
     except OSError as error:
-        report(f"the classifier's epochs cannot be kept in {path.parent}: {error.strerror or error}")
+        report(f"the classifier's epochs cannot be kept in {path.parent}: {first_line(error)}")
         return False
     return True
 
 
-def _take_up(path: Path, network: Sequential, adam: Adam, backend: Backend) -> None:
-    """Puts back what ``_keep`` wrote. Raises OSError or ValueError when the file is not intact."""
+def _take_up(path: Path, network: Sequential, adam: Adam, backend: Backend, recipe: Recipe, images: int) -> int:
+    """Puts back what ``_keep`` wrote; returns its epochs. Raises OSError or ValueError when the file is not intact."""
     targets = {**network.tensors, "adam.m": adam.m, "adam.v": adam.v}
     tensors = _read(path, {**targets, "adam.step": np.array([0])})
+    done = _epochs_done(tensors, recipe, images)
     adam.step = int(tensors["adam.step"][0])
     for name, target in targets.items():
         target[...] = backend.to_device(tensors[name])
+    return done
+
+
+def _epochs_done(tensors: Mapping[str, np.ndarray], recipe: Recipe, images: int) -> int:
+    """Raises ValueError for a step that no epoch of this training ends with."""
+    steps = tensors.get("adam.step", np.zeros(0))
+    per_epoch = iterations_per_epoch(images, recipe.batch_size)
+    if steps.shape != (1,) or steps[0] % per_epoch or not 0 < steps[0] < recipe.epochs * per_epoch:
+        raise ValueError("its step is not the end of an epoch")
+    return int(steps[0]) // per_epoch
 
 
 def _load(path: Path, classifier: Classifier, backend: Backend) -> None:
@@ -216,19 +239,26 @@ def _write(path: Path, tensors: Mapping[str, Array]) -> None:
 
 
 def _read(path: Path, like: Mapping[str, Array] | None = None) -> dict[str, np.ndarray]:
-    """The tensors in a file, of the names and shapes of ``like``. Raises OSError or ValueError when it is not intact."""
+    """The tensors in a file, of the names and kinds of ``like``. Raises OSError or ValueError when it is not intact."""
     from safetensors import SafetensorError, safe_open
 
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError("not a regular file")
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             recorded = (file.metadata() or {}).get("sha256")
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
-    right = like is None or {n: a.shape for n, a in tensors.items()} == {n: a.shape for n, a in like.items()}
-    if not right or _digest(tensors) != recorded:
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(first_line(error)) from None
+    if _digest(tensors) != recorded or not all(np.isfinite(array).all() for array in tensors.values()):
         raise ValueError("the file is damaged")
+    if like is not None and _kinds(tensors) != _kinds(like):
+        raise ValueError("the file holds other tensors")
     return tensors
+
+
+def _kinds(tensors: Mapping[str, Array]) -> dict[str, tuple[object, object]]:
+    return {name: (array.shape, array.dtype) for name, array in tensors.items()}
 
 
 def _digest(tensors: dict[str, np.ndarray]) -> str:

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npgan.backend import Array, Backend, select, to_numpy
+from npgan.console import Console
 from npgan.data.batches import iterations_per_epoch
 from npgan.data.mnist import Dataset, fingerprint, first_images, load_dataset
-from npgan.errors import InputError
+from npgan.errors import InputError, one_line
 from npgan.evaluation.classifier import epochs_left
 from npgan.evaluation.figures import RECIPE, Judge, check_sample_count
 from npgan.evaluation.picture import save_picture
@@ -23,9 +23,6 @@ from npgan.gan import new_state, sampler
 from npgan.nn.network import Sequential
 from npgan.runs.checkpoint import Checkpoint, restore
 from npgan.runs.folder import RunFolder
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 Source = Callable[[int], tuple[Array, np.ndarray | None]]  # seed → images, and where they lie among the training images
 
@@ -49,8 +46,6 @@ def evaluate(
 
     Each row takes n images, once for each of the seeds seed, seed + 1, …; the k-means centers once. Raises InputError.
     """
-    from rich.console import Console
-
     if not 1 <= seeds <= 100:
         raise InputError(f"--seeds must be from 1 to 100, got {seeds}")
     if not 0 <= seed < 2**32:
@@ -59,7 +54,7 @@ def evaluate(
     console, problems = Console(quiet=quiet), Console(stderr=True)
 
     def report(line: str) -> None:
-        problems.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        problems.print(one_line(f"warning: {line}"), style="yellow", soft_wrap=True)
 
     backend = select(backend_name)
     run = RunFolder.open_existing(run_path)
@@ -94,14 +89,14 @@ def evaluate(
     if not quiet:
         console.print(
             f"\n{run_path}, epoch {facts.epoch:g}, {facts.train_images:,} training images, seeds {seed} to {seed + seeds - 1}",
-            markup=False, highlight=False, soft_wrap=True,
+            soft_wrap=True,
         )  # fmt: skip
         for table in tables(rows, facts):
             console.print(table)
             console.print()
         console.print(
             f"{facts.seconds:.0f} s on {facts.device}; written: {run_path / 'evaluation.json'}, {run_path / 'evaluation.png'}",
-            markup=False, highlight=False, soft_wrap=True,
+            soft_wrap=True,
         )  # fmt: skip
     for line in warnings(rows, facts):
         report(line)
@@ -141,9 +136,9 @@ def _data_of(
 ) -> tuple[Dataset, Dataset]:
     """The data set that the run was trained on. Raises InputError when it is another one."""
     config, recorded = checkpoint.config, checkpoint.runtime
-    data_dir = data_dir or (Path(recorded["data_dir"]) if recorded["data_dir"] else None)
+    data_dir = data_dir or (Path(folder) if (folder := recorded.get("data_dir")) else None)
     train, test = (load_dataset(config.dataset, data_dir, split, report) for split in ("train", "test"))
-    if fingerprint(first_images(train, config.train_images)) != recorded["data_sha256"]:
+    if fingerprint(first_images(train, config.train_images)) != recorded.get("data_sha256"):
         raise InputError(f"{run_path}: the images are not those that the run was trained on ({train.source})")
     return train, test
 

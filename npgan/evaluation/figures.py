@@ -9,7 +9,7 @@ import numpy as np
 from npgan.backend import Array, Backend, to_numpy
 from npgan.data.mnist import Dataset, Report
 from npgan.errors import InputError
-from npgan.evaluation.classifier import CLASSES, FEATURES, Classifier, Recipe, get_classifier
+from npgan.evaluation.classifier import FEATURES, Classifier, Recipe, get_classifier, labels_of
 from npgan.evaluation.distances import nearest, radii
 from npgan.evaluation.metrics import (
     NEIGHBORS,
@@ -53,13 +53,7 @@ class Judge:
 
     def __init__(self, train: Dataset, test: Dataset, backend: Backend, report: Report, progress: Report) -> None:
         """Trains the classifier where it is not cached. Raises InputError for data that cannot be judged by."""
-        for data in (train, test):
-            if data.labels is None:
-                raise InputError(f"{data.source}: has no labels, which the classifier of the evaluation learns from")
-            if data.labels.max() >= CLASSES:
-                raise InputError(
-                    f"{data.source}: has a label {data.labels.max()}: the classifier knows 0 to {CLASSES - 1}"
-                )
+        _, test_labels = labels_of(train), labels_of(test)
         if len(test.images) <= FEATURES:
             raise InputError(
                 f"{test.source}: {len(test.images)} test images are too few for a covariance of {FEATURES} features: "
@@ -73,7 +67,7 @@ class Judge:
         self.train = _unit_interval(train.images, backend)
         self.validation = self.train[self.fair : self.fair + VALIDATION_IMAGES]
         self.test = _unit_interval(test.images, backend)
-        self.accuracy = self.classifier.accuracy(2.0 * self.test - 1.0, np.asarray(test.labels))
+        self.accuracy = self.classifier.accuracy(2.0 * self.test - 1.0, test_labels)
         self.features, _ = self.classifier.features_and_probabilities(2.0 * self.test - 1.0)
         self._moments, self._radii = moments(self.features), radii(self.features, NEIGHBORS)
 

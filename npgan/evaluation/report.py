@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from npgan.console import Console
 from npgan.evaluation.figures import Figures
 from npgan.evaluation.metrics import NEIGHBORS, SURE
 from npgan.evaluation.parzen import PUBLISHED, SIGMAS
 from npgan.runs.folder import write_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 
@@ -67,7 +67,7 @@ class Steps:
         if self._console.is_terminal and not self._quiet:
             # rich's own ETA forgets what is half a minute old: a step may take longer
             self._progress = Progress(
-                BarColumn(20), TextColumn("{task.fields[place]}"), TimeElapsedColumn(), _Eta(self._eta),
+                BarColumn(20), TextColumn("{task.fields[place]}", markup=False), TimeElapsedColumn(), _Eta(self._eta),
                 TextColumn("{task.description}", markup=False), console=self._console,
             )  # fmt: skip
             self._task = self._progress.add_task("", total=self._total, place=f"0/{self._count}")
@@ -88,7 +88,7 @@ class Steps:
             self._progress.update(self._task, completed=self._spent, description=text, place=place)
         elif not self._quiet:
             line = f"{place}  {self._last - self._start:.0f} s, {self._eta()}  {text}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(line, soft_wrap=True)
 
     def _eta(self) -> str:
         """As the steps so far went, less what has passed since the last of them."""
@@ -216,7 +216,7 @@ def write_json(path: Path, rows: Sequence[Row], facts: Facts) -> None:
         "warnings": warnings(rows, facts),
         "note": "Figures that rest on the classifier compare only with figures from the same classifier.",
     }
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def plain(value: Any) -> Any:

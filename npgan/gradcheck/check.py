@@ -274,7 +274,7 @@ def _choose(size: int, elements: int | None, rng: np.random.Generator) -> np.nda
     """Flat positions to compare: all, or the first, the last and random ones between."""
     if elements is None or elements >= size:
         return np.arange(size)
-    return np.unique(np.concatenate([[0, size - 1], 1 + rng.choice(size - 2, elements - 2, replace=False)]))
+    return np.unique(np.concatenate([[0, size - 1], 1 + rng.choice(size - 2, max(elements - 2, 0), replace=False)]))
 
 
 def _relative_error(analytic: np.ndarray, numeric: np.ndarray, typical: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from npgan.gradcheck.report import Report, explain, print_report
 from npgan.gradcheck.suite import run_levels
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from npgan.console import Console
 
 
 def gradcheck(backend_name: str, seed: int, as_json: bool, gallery: bool, verbose: bool) -> int:
@@ -26,10 +26,10 @@ def gradcheck(backend_name: str, seed: int, as_json: bool, gallery: bool, verbos
     """
     if not 0 <= seed < 2**64:
         raise InputError(f"--seed must be from 0 to 2**64 - 1, got {seed}")
-    from rich.console import Console
+    from npgan.console import Console
 
     chosen = backend.select(backend_name)
-    console = Console(highlight=False)
+    console = Console()
     return _gallery(chosen, seed, as_json, console) if gallery else _checks(chosen, seed, as_json, verbose, console)
 
 
@@ -46,8 +46,7 @@ def _checks(chosen: Backend, seed: int, as_json: bool, verbose: bool, console: C
         print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
     else:
         print_report(report, console, verbose)
-        if fused is None:
-            console.print(f"fused kernels not compared: {engine.reason}", style="dim", markup=False)
+        console.print(f"fused kernels{' not compared' * (fused is None)}: {engine.reason}", style="dim")
     return 0 if report.passed else 1
 
 

@@ -49,8 +49,9 @@ def check_gradients(
 
     - ``kinks(*inputs)``: an array whose zeros are f's kinks (for ``abs(x)``: x), to keep central differences off them.
     - ``methods``: leave COMPLEX out where f does not take complex numbers; branches must look at real parts.
-    - ``elements``: how many of each input to compare, at random; None: all, or 50 where a layer has over 1,000 parameters.
-      ``directions``: random ones, besides, that move all inputs at once; with several inputs each has one of its own too.
+    - ``elements``: how many of each input to compare, at least two, the first and the last among them; None: all, or 50 where a
+      layer has over 1,000 parameters. ``directions``: random ones, besides, that move all inputs at once; with several inputs
+      each has one of its own too.
     - ``tolerance``: of the complex step's relative error; None: 1e-12, for a layer 1e-10. Central differences: 1e-6.
 
     The report notes an input at which a wrong backward need not show: all zeros, or all derivatives 0.
@@ -62,6 +63,8 @@ def check_gradients(
     started = time.perf_counter()
     if not methods or set(methods) - set(METHODS):
         raise ValueError(f"methods must be among {METHODS}, got {tuple(methods)}")
+    if elements is not None and elements < 1:
+        raise ValueError(f"elements must be at least 1, got {elements}")
     rng = np.random.default_rng((seed, 1))  # not of the seed alone: the reader's own x may be its first numbers
     if isinstance(f, Layer):
         if inputs is not None or kinks is not None:

@@ -14,9 +14,11 @@ from npgan.gradcheck.methods import COMPLEX
 from npgan.gradcheck.source import Source
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
+
+    from npgan.console import Console
 
 _WIDE = 140  # columns from which the whole table fits
 _LABEL = 30  # columns for the name of a backward
@@ -78,7 +80,7 @@ class Report:
         }
 
     def __str__(self) -> str:
-        from rich.console import Console
+        from npgan.console import Console
 
         text = io.StringIO()
         print_report(self, Console(file=text, width=100, color_system=None, force_jupyter=False), verbose=True)
@@ -164,7 +166,7 @@ def explain(report: Report) -> Iterable[RenderableType]:
         if worst.source:
             _quote(text, worst.source)
         text.rstrip()
-        yield Panel(text, title=f"[bold red]{op}[/]", title_align="left", border_style="red")
+        yield Panel(text, title=Text(op, "bold red"), title_align="left", border_style="red")
 
 
 def most_telling(failures: Sequence[Result]) -> Result:

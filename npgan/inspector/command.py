@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
 from npgan.backend import select
 from npgan.config import TrainConfig
+from npgan.console import Console
 from npgan.data.mnist import load_dataset
-from npgan.errors import InputError
+from npgan.errors import InputError, one_line
 from npgan.gan import new_state
 from npgan.inspector.history import (
     RunHistory,
@@ -60,7 +60,7 @@ def inspect(
     Prints a screen of the step; with ``full``, ``summary`` or ``only`` what these say.
     ``compare``: another run, or another step of this one. Raises InputError for a run, a step or a layer that does not exist.
     """
-    console = Console(highlight=False)
+    console = Console()
     if toy:
         _refuse_with_toy(
             run_path=run_path,
@@ -91,7 +91,7 @@ def inspect(
             raise InputError(f"--only {only}: there is no such layer; there are {', '.join(layers)}")
         other = None if compare is None or run_path is None else _other(run_path, compare, data_dir)
         verdicts = prove(seen.trace)
-    console.print(f"[bold]{seen.title}[/]")
+    console.print(Text(seen.title, "bold"))
     if screen:
         print_screen(seen.trace, verdicts, console)
     else:
@@ -101,19 +101,20 @@ def inspect(
         shots = snapshot(seen.trace, seen.images), snapshot(other.trace, other.images)
         comparing = Comparison((seen.title, other.title), shots, other.history)
         console.print()
-        console.print(Rule("[bold]A and B[/]", align="left", style="bold"))
-        console.print(f"A: {seen.title}\nB: {other.title}", markup=False)
+        console.print(Rule(Text("A and B", "bold"), align="left", style="bold"))
+        console.print(f"A: {seen.title}\nB: {other.title}")
         console.print(comparison_table(*shots))
     if seen.history is not None and only is None and not screen:
         console.print()
-        console.print(Rule(f"[bold]{seen.history.name} over time[/]", align="left", style="bold"))
+        console.print(Rule(Text(f"{seen.history.name} over time", "bold"), align="left", style="bold"))
         print_charts(charts(seen.history), console)
     if html is not None:
         try:
-            html.write_text(page(seen.title, seen.trace, verdicts, seen.history, comparing), encoding="utf-8")
+            text = page(seen.title, seen.trace, verdicts, seen.history, comparing)
+            html.write_text(text, encoding="utf-8", errors="replace")
         except OSError as error:
             raise InputError(f"--html {html}: cannot be written: {error.strerror}") from None
-        console.print(f"\npage  {html}", markup=False)
+        console.print(f"\npage  {html}")
     elif screen:
         console.print(Text(_MORE + ("; --full and --summary also the run over time" if run_path else ""), style="dim"))
     return 0 if all(verdict.passed for verdict in verdicts.values()) else 1
@@ -122,7 +123,7 @@ def inspect(
 def _new(dataset: str, data_dir: Path | None, seed: int, console: Console) -> _Inspected:
     """The first step of a run with the tutorial's settings."""
     TrainConfig(seed=seed)  # a bad seed is told before anything is loaded
-    data = load_dataset(dataset, data_dir, report=lambda line: console.print(line, markup=False))
+    data = load_dataset(dataset, data_dir, report=console.print, labels=False)
     config = TrainConfig(dataset=data.name, seed=seed)
     state = new_state(config, select("numpy"))
     trace = inspect_step(state, next_batch(data.images, config, 0), config)
@@ -135,7 +136,7 @@ def _of_run(path: Path, step: int | None, data_dir: Path | None, with_history: b
     images = images_of(checkpoint, data_dir)
     trace = step_of(checkpoint, images)
     history = history_of(run, images, checkpoint, trace) if with_history else None
-    return _Inspected(f"{path}, the step after {checkpoint.step:,}", trace, len(images), history)
+    return _Inspected(one_line(f"{path}, the step after {checkpoint.step:,}"), trace, len(images), history)
 
 
 def _other(path: Path, compare: str, data_dir: Path | None) -> _Inspected:

@@ -10,12 +10,13 @@ import numpy as np
 
 from npgan.backend import select
 from npgan.config import TrainConfig
+from npgan.console import say
 from npgan.data.batches import batch_bounds, iterations_per_epoch
 from npgan.data.mnist import first_images, load_dataset
-from npgan.errors import InputError
+from npgan.errors import InputError, one_line
 from npgan.inspector.trace import StepTrace, inspect_step
 from npgan.nn import philox
-from npgan.runs.checkpoint import Checkpoint, load, restore
+from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, restore
 from npgan.runs.folder import RunFolder
 
 MOST_CHECKPOINTS = 5  # taken apart; evenly spaced over the run
@@ -65,9 +66,9 @@ def checkpoint_files(run: RunFolder) -> dict[int, Path]:
 
 def checkpoint_at(run: RunFolder, step: int | None) -> Checkpoint:
     """The checkpoint after ``step`` iterations, or the latest. Raises InputError that lists the steps there are."""
-    files = checkpoint_files(run)
     if step is None:
-        return load(files[max(files)])
+        return run.latest_checkpoint()
+    files = checkpoint_files(run)
     if step not in files:
         raise InputError(f"--step {step}: {run.path} has checkpoints after steps {', '.join(map(str, files))}")
     return load(files[step])
@@ -77,7 +78,9 @@ def images_of(checkpoint: Checkpoint, data_dir: Path | None) -> np.ndarray:
     """The run's training images (M, 784) uint8. ``data_dir``: None for the folder that the run recorded."""
     recorded = checkpoint.runtime.get("data_dir")
     folder = data_dir or (Path(recorded) if recorded else None)
-    return first_images(load_dataset(checkpoint.config.dataset, folder), checkpoint.config.train_images).images
+    return first_images(
+        load_dataset(checkpoint.config.dataset, folder, labels=False), checkpoint.config.train_images
+    ).images
 
 
 def step_of(checkpoint: Checkpoint, images: np.ndarray) -> StepTrace:
@@ -94,9 +97,13 @@ def history_of(run: RunFolder, images: np.ndarray, at: Checkpoint, trace: StepTr
     chosen = {steps[place] for place in places} | {at.step}
     snapshots = []
     for step in sorted(chosen):
-        taken = trace if step == at.step else step_of(load(files[step]), images)
+        try:
+            taken = trace if step == at.step else step_of(load(files[step]), images)
+        except DamagedCheckpoint as error:
+            say(f"{error}; left out", to_stderr=True)
+            continue
         snapshots.append(snapshot(taken, len(images)))
-    return RunHistory(str(run.path), run.read_metrics(), snapshots)
+    return RunHistory(one_line(str(run.path)), run.read_metrics(), snapshots)
 
 
 def snapshot(trace: StepTrace, images: int) -> Snapshot:

@@ -8,10 +8,10 @@ from itertools import cycle
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from npgan.console import Console
 from npgan.inspector.figures import number, round_ticks
 from npgan.inspector.history import Chart, Snapshot, comparison
 from npgan.runs.pictures import plotext_problem
@@ -28,7 +28,7 @@ _ASCII_FRAME = str.maketrans("┌┐└┘├┤┬┴┼─│", "+++++++++-|")
 def print_charts(drawn: Sequence[Chart], console: Console) -> None:
     """All charts; where plotext cannot be had, a line that says so."""
     if problem := plotext_problem():
-        console.print(f"no curves in the terminal: {problem}; --html FILE draws them", markup=False)
+        console.print(f"no curves in the terminal: {problem}; --html FILE draws them")
         return
     for chart in drawn:
         console.print()

@@ -9,13 +9,14 @@ import numpy as np
 from rich import box
 from rich.bar import Bar
 from rich.color import Color
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from npgan.console import Console
 from npgan.inspector.figures import change_colors, gray_pixels, number, quantity, shape_text, wanted_change
 from npgan.inspector.proof import METHOD, Verdict
 from npgan.inspector.toy import TOY_INTRODUCTION, check_toy, matrix_lines, toy_sections, verdict_text
@@ -81,7 +82,7 @@ def print_step(
         console.print(headline(trace))
     for step, in_step in groupby(numbered, key=lambda pair: pair[1].step):
         console.print()
-        console.print(Rule(f"[bold]{step}[/]", style="bold", align="left"))
+        console.print(Rule(Text(step, "bold"), style="bold", align="left"))
         if only is None:
             console.print(Text(INTRODUCTION[step], style="dim"))
         if summary:
@@ -95,10 +96,10 @@ def print_step(
                 console.print(_block(place, op, verdicts, console.width))
     if only is None:
         console.print()
-        console.print(Rule("[bold]Updates[/]", style="bold", align="left"))
+        console.print(Rule(Text("Updates", "bold"), style="bold", align="left"))
         console.print(updates_table(trace, verdicts))
         console.print()
-        console.print(Rule("[bold]∂L/∂pixels: what D wants changed[/]", style="bold", align="left"))
+        console.print(Rule(Text("∂L/∂pixels: what D wants changed", "bold"), style="bold", align="left"))
         print_pixels(trace, verdicts, console)
         console.print()
         console.print(verdict_line(verdicts))

@@ -9,30 +9,35 @@ process; with one entry the same state always gives the same bytes. The hash cov
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 
-from npgan.backend import Array, Backend, to_numpy
-from npgan.config import TrainConfig
-from npgan.errors import InputError
+from npgan import gan
+from npgan.backend import Array, Backend, Shape, to_numpy
+from npgan.config import OtherVersion, TrainConfig
+from npgan.errors import InputError, first_line
 from npgan.files import atomic_path
 from npgan.gan import StepMetrics, TrainState, new_state
 
 FORMAT = 1
 EPOCH_TOTALS = "training.epoch_totals"
+AVERAGE = "generator.average"  # of G's parameters, where the config has an ``ema``
 _MOST_HEADER_BYTES = 1 << 16  # ours have 5,000. A header of nothing but tiny entries would ask for many times its size
 _TEXTS = {"backend", "precision", "kernels", "gemm", "products", "data_dir", "data_sha256"}  # of ``runtime``
+_COUNTS = ("checkpoint_every", "keep")  # likewise
 
 
 class DamagedCheckpoint(InputError):
-    """The file does not hold what was written."""
+    """The file does not hold what was written, or what npgan could have written."""
 
 
 class NotFinite(RuntimeError):
@@ -93,8 +98,10 @@ def load(path: Path) -> Checkpoint:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(f"{path}: no such checkpoint")
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: not a regular file")
     try:
         with open(path, "rb") as opened:
             if int.from_bytes(opened.read(8), "little") > _MOST_HEADER_BYTES:
@@ -107,12 +114,17 @@ def load(path: Path) -> Checkpoint:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        kind = DamagedCheckpoint if error.errno == errno.EIO else InputError
+        raise kind(f"{path}: cannot be read: {first_line(error)}") from None
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or ["no safetensors file"])[0]
-        raise DamagedCheckpoint(f"{path}: damaged checkpoint: {reason}") from None
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: {first_line(error)}") from None
     if digest != _digest(body, tensors):
         raise DamagedCheckpoint(f"{path}: damaged checkpoint: its checksum does not match")
+    for name, array in tensors.items():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise DamagedCheckpoint(f"{path}: damaged checkpoint: tensor {name} is not all finite numbers")
+        if name.endswith(".adam.v") and (array < 0).any():
+            raise DamagedCheckpoint(f"{path}: damaged checkpoint: tensor {name} holds negative means of squares")
     return Checkpoint(path, *_read_metadata(path, body), tensors)
 
 
@@ -121,43 +133,88 @@ def _read_metadata(path: Path, body: str) -> tuple[TrainConfig, int, dict[str, A
     try:
         values = json.loads(body)
         if values["format"] != FORMAT:
-            raise InputError(f"{path}: checkpoint format {values['format']!r}, this version of npgan reads {FORMAT}")
-        step, runtime = values["step"], values["runtime"]
-        texts = [runtime[name] for name in _TEXTS & set(runtime)]
-        if type(step) is not int or not 0 <= step < 2**53 or not all(isinstance(text, str | None) for text in texts):
+            raise OtherVersion(f"checkpoint format {values['format']!r}, this version of npgan reads {FORMAT}")
+        step, runtime = values["step"], dict(values["runtime"])
+        texts = [text for name in _TEXTS & set(runtime) if (text := runtime[name]) is not None]
+        if type(step) is not int or not 0 <= step < 2**53 or not all(map(_is_text, texts)):
             raise ValueError("step or runtime")
-        return TrainConfig.from_dict(dict(values["config"])), step, dict(runtime)
+        if runtime.get("precision") not in (None, "fp32", "tf32") or not all(
+            _is_count(runtime.get(n)) for n in _COUNTS
+        ):
+            raise ValueError("precision, checkpoint_every or keep")
+        return TrainConfig.from_dict(dict(values["config"])), step, runtime
+    except OtherVersion as error:
+        raise InputError(f"{path}: {error}") from None
     except InputError as error:
-        raise InputError(error if str(error).startswith(f"{path}:") else f"{path}: {error}") from None
+        raise DamagedCheckpoint(f"{path}: damaged checkpoint: its configuration: {error}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DamagedCheckpoint(f"{path}: damaged checkpoint: its metadata are not those of a run") from None
 
 
+def _is_count(value: object) -> bool:
+    return value is None or (type(value) is int and 1 <= value < 2**31)
+
+
+def _is_text(value: object) -> bool:
+    """Text that may be a path, in whatever encoding paths have here."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def restore(checkpoint: Checkpoint, backend: Backend) -> TrainState:
-    """The training state that was saved, on ``backend``. Raises InputError when the tensors do not fit the config."""
-    first = checkpoint.tensors.get("generator.0.weight")
-    if first is None or checkpoint.config.latent_dim not in first.shape:  # before networks of that size are allocated
-        raise InputError(f"{checkpoint.path}: its tensor generator.0.weight is not that of its configuration")
+    """The training state that was saved, on ``backend``. Raises DamagedCheckpoint when the tensors do not fit the config."""
+    check_fits(checkpoint)
     state = new_state(checkpoint.config, backend)
     load_into(checkpoint, state, backend)
     return state
 
 
-def load_into(checkpoint: Checkpoint, state: TrainState, backend: Backend) -> None:
-    """Sets the state to what was saved, in the arrays that it has. Raises InputError when the tensors do not fit them."""
-    tensors = checkpoint.tensors
-    expected = _named_arrays(state)
-    if set(tensors) != {*expected, EPOCH_TOTALS}:
-        raise InputError(f"{checkpoint.path}: its tensors are not those of its configuration")
-    for name, array in expected.items():
-        if tensors[name].shape != array.shape or tensors[name].dtype != array.dtype:
-            raise InputError(
-                f"{checkpoint.path}: tensor {name} has shape {tensors[name].shape}, expected {array.shape}"
+def check_fits(checkpoint: Checkpoint) -> None:
+    """Raises DamagedCheckpoint when the tensors are not those of the config's networks. Allocates none of these."""
+    expected, tensors = _layout(checkpoint.config), checkpoint.tensors
+    damaged = f"{checkpoint.path}: damaged checkpoint:"
+    if missing := sorted(set(expected) - set(tensors)):
+        raise DamagedCheckpoint(f"{damaged} tensor {missing[0]} is missing")
+    if unknown := sorted(set(tensors) - set(expected)):
+        raise DamagedCheckpoint(f"{damaged} tensor {unknown[0]} is not one of its networks")
+    for name, (shape, dtype) in expected.items():
+        array = tensors[name]
+        if (array.shape, array.dtype) != (shape, dtype):
+            raise DamagedCheckpoint(
+                f"{damaged} tensor {name} is {array.dtype.name} {array.shape}, expected {dtype.name} {shape}"
             )
-        array[...] = backend.to_device(tensors[name])
-    totals = checkpoint.epoch_totals
-    if totals.shape != (len(StepMetrics._fields),) or totals.dtype != np.float64:
-        raise InputError(f"{checkpoint.path}: tensor {EPOCH_TOTALS} is not one number for each metric")
+
+
+def _layout(config: TrainConfig) -> dict[str, tuple[Shape, np.dtype[Any]]]:
+    """Shape and dtype of every tensor of a checkpoint, by name."""
+    xp = cast(ModuleType, _Weightless)
+    generator, discriminator = gan.generator(config, xp=xp, drawn=False), gan.discriminator(config, xp=xp, drawn=False)
+    arrays: dict[str, np.ndarray] = {EPOCH_TOTALS: np.zeros(len(StepMetrics._fields))}
+    for name, net in (("generator", generator), ("discriminator", discriminator)):
+        moments = {"adam.m": net.parameters, "adam.v": net.parameters}
+        arrays |= {f"{name}.{tensor}": array for tensor, array in (net.tensors | moments).items()}
+    if config.ema:
+        arrays[AVERAGE] = generator.parameters
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
+
+
+class _Weightless:
+    """In the place of NumPy, for networks of any size of which only the shapes are wanted."""
+
+    @staticmethod
+    def zeros(count: int, dtype: Any) -> np.ndarray:
+        return np.broadcast_to(np.zeros((), dtype), count)
+
+
+def load_into(checkpoint: Checkpoint, state: TrainState, backend: Backend) -> None:
+    """Sets the state to what was saved, in the arrays that it has; they must be of the checkpoint's config."""
+    for name, array in _named_arrays(state).items():
+        array[...] = backend.to_device(checkpoint.tensors[name])
     # both nets are updated once in every iteration
     state.step = state.optimizer_g.step = state.optimizer_d.step = checkpoint.step
 
@@ -170,7 +227,7 @@ def _named_arrays(state: TrainState) -> dict[str, Array]:
     ):
         arrays |= {f"{name}.{tensor}": array for tensor, array in net.tensors.items()}
         arrays |= {f"{name}.adam.m": optimizer.m, f"{name}.adam.v": optimizer.v}
-    return arrays
+    return arrays if state.average is None else arrays | {AVERAGE: state.average}
 
 
 def _digest(body: str, tensors: dict[str, np.ndarray]) -> str:

@@ -18,13 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from npgan.errors import one_line
 from npgan.runs.colormaps import COLORMAP
 from npgan.runs.pictures import heat_map, loss_curves, plotext_problem
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.console import Console
     from rich.progress import Progress, TaskID
+
+    from npgan.console import Console
 
 _UPDATE_SECONDS = 0.2  # between two redraws; one takes 0.9 ms, so the bar costs less than half a percent of the time
 _RATE_UPDATES = 50  # iterations/s is the mean over so many updates: the last ten seconds, or 50 slow iterations
@@ -81,7 +83,7 @@ class TrainingDisplay:
         ``quiet``: print warnings only. ``colormap``: of previews. ``clock``: seconds, for tests. ``log``: gets messages too,
         and what goes wrong in drawing, which then ends nothing; without it that is raised.
         """
-        from rich.console import Console
+        from npgan.console import Console
 
         self._console = Console() if console is None else console
         self._quiet = quiet
@@ -144,7 +146,7 @@ class TrainingDisplay:
         def spin(line: str) -> None:
             with lock:
                 if not over:  # a timer may come too late
-                    progress.add_task(self._encodable(line), total=None)
+                    progress.add_task(one_line(line), total=None)
                     progress.start()
 
         try:
@@ -269,7 +271,7 @@ class TrainingDisplay:
         table.add_column(no_wrap=True, min_width=name_width)
         table.add_column(overflow="fold")
         for name, value in rows:
-            table.add_row(Text(self._encodable(name), style="cyan"), Text(self._encodable(value)))
+            table.add_row(Text(one_line(name), style="cyan"), Text(one_line(value)))
         self._console.print(table)
 
     @_drawing
@@ -359,11 +361,7 @@ class TrainingDisplay:
         from rich.text import Text
 
         self._print_held_back()  # what came before it stands before it
-        self._console.print(Text(self._encodable(line), style=style), soft_wrap=True)
-
-    def _encodable(self, text: str) -> str:
-        encoding = self._console.encoding
-        return text.encode(encoding, "replace").decode(encoding)
+        self._console.print(Text(one_line(line), style=style), soft_wrap=True)
 
     @_drawing
     def _print_picture(self, draw: Callable[[bool], str]) -> None:

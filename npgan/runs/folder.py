@@ -13,7 +13,6 @@ import json
 import math
 import os
 import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,11 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgan.config import TrainConfig
+from npgan.console import say
 from npgan.engines import Report
-from npgan.errors import InputError
+from npgan.errors import InputError, one_line
 from npgan.files import publish, replacing
 from npgan.gan import StepMetrics, TrainState
-from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, save
+from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, check_fits, load, save
 from npgan.runs.colormaps import COLORMAP
 from npgan.runs.lines import Series, are_numbers, read_objects
 from npgan.runs.owned import (
@@ -93,7 +93,7 @@ class Keeping(NamedTuple):
 
 
 def _print_problem(line: str) -> None:
-    print(line, file=sys.stderr)
+    say(line, to_stderr=True)
 
 
 class RunFolder:
@@ -270,11 +270,14 @@ class RunFolder:
                 (self._previous / folder).rmdir()
         self._starting_file.unlink(missing_ok=True)
 
-    def recover(self, report: Report) -> Checkpoint:
-        """The checkpoint to resume from. Takes away what a kill left and sets damaged checkpoints aside; call it locked."""
+    def recover(self, report: Report, most_steps: int | None = None) -> Checkpoint:
+        """The checkpoint to resume from. Takes away what a kill left and sets damaged checkpoints aside; call it locked.
+
+        ``most_steps``: of a run to its end.
+        """
         self.settle()
         self.samples.mkdir(exist_ok=True)
-        checkpoint = self.latest_checkpoint(report)
+        checkpoint = self.latest_checkpoint(report, most_steps)
         self._remove_temporary()
         for file in self._checkpoint_files():
             if _step_of(file) > checkpoint.step:
@@ -364,13 +367,16 @@ class RunFolder:
     def _checkpoint_path(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:09d}.safetensors"
 
-    def latest_checkpoint(self, report: Report = _print_problem) -> Checkpoint:
+    def latest_checkpoint(self, report: Report = _print_problem, most_steps: int | None = None) -> Checkpoint:
         """The newest checkpoint that is whole; damaged ones are reported. Raises InputError when there is none."""
         for path in reversed(self._checkpoint_files()):
             try:
                 checkpoint = load(path)
+                check_fits(checkpoint)
                 if checkpoint.step != _step_of(path):
                     raise DamagedCheckpoint(f"{path}: holds step {checkpoint.step}")
+                if most_steps is not None and checkpoint.step > most_steps:
+                    raise DamagedCheckpoint(f"{path}: is past the end of the run at step {most_steps}")
                 return checkpoint
             except DamagedCheckpoint as error:
                 report(f"{error}; taking the one before")
@@ -509,7 +515,7 @@ def _holder(lock_file: Path) -> str:
             line = file.read(200).split("\n")[0]
     except OSError:
         return ""
-    return "".join(letter for letter in line if letter.isprintable())
+    return one_line(line)
 
 
 def _flush(path: Path) -> None:

@@ -35,8 +35,8 @@ def _parse(line: bytes) -> object:
 
 def are_numbers(values: dict[str, Any], names: set[str]) -> bool:
     """Whether all of ``names`` are there and are finite numbers; ``epoch`` and ``step`` whole ones."""
-    found = [values.get(name) for name in names]
-    right = all(isinstance(number, int | float) and -1e300 < number < 1e300 for number in found)  # NaN is not
+    found: list[Any] = [values.get(name) for name in names]
+    right = all(type(number) in (int, float) and -1e300 < number < 1e300 for number in found)  # NaN is not
     return right and type(values["epoch"]) is type(values["step"]) is int
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from npgan.errors import one_line
+
 _PIECE = 1000  # letters in one write: at most 4,000 bytes, which a pipe that is ready takes without waiting
 _PATIENCE_MS = 2000  # for a reader that takes nothing; after that none, until it goes on
 
@@ -28,8 +30,7 @@ class RunLog:
         self._write(waiting)
 
     def __call__(self, line: str) -> None:
-        shown = "".join(letter if letter.isprintable() else "?" for letter in line)
-        self._write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {shown}\n")
+        self._write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {one_line(line.rstrip())}\n")
 
     def _write(self, text: str) -> None:
         if self._file is None:

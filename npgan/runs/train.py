@@ -20,13 +20,14 @@ import numpy as np
 
 from npgan.backend import Backend, select, to_numpy
 from npgan.config import TrainConfig
+from npgan.console import say
 from npgan.data.batches import iterations_per_epoch
 from npgan.data.mnist import Dataset, fingerprint, first_images, load_dataset
 from npgan.engines import Choice, Compute, Report, choose
 from npgan.engines.base import Engine
 from npgan.errors import InputError
 from npgan.gan import StepMetrics, TrainState, new_state, sampler
-from npgan.runs.checkpoint import NotFinite, load, load_into, restore
+from npgan.runs.checkpoint import Checkpoint, NotFinite, load, load_into, restore
 from npgan.runs.colormaps import COLORMAP
 from npgan.runs.display import TrainingDisplay
 from npgan.runs.folder import Keeping, RunFolder, newest_run
@@ -171,7 +172,7 @@ def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report, l
     asked, folder = TrainConfig(dataset="digits", **request.config), request.folder  # bad flags are told before loading
     request.keeping.check()
     backend = _backend(request.compute, request.compute, asked)
-    data = load_dataset(*request.data, report=report)
+    data = load_dataset(*request.data, report=report, labels=False)
     config = replace(asked, dataset=data.name)
     data = first_images(data, config.train_images)
     path = folder.out or _new_run_path(data.name, stack)
@@ -195,14 +196,11 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
     run = RunFolder.open_existing(newest_run(RUNS) if isinstance(asked, bool) else asked)
     run.check_files(checkpoints=False)
     stack.enter_context(run.locked(warn))
-    checkpoint = run.recover(warn)
+    checkpoint, config, folder, data = _recovered(run, request, report, warn)
     before = checkpoint.runtime
-    config = resumed_config(file_config(run, checkpoint), request.config, request.data.dataset)
     keeping = run.keeping(checkpoint).updated(request.keeping)
     compute = request.compute.as_before(before)
     backend = _backend(compute, request.compute, config)
-    folder = request.data.folder or (Path(recorded) if (recorded := before.get("data_dir")) else None)
-    data = first_images(load_dataset(config.dataset, folder, report=report), config.train_images)
     if fingerprint(data) != before.get("data_sha256"):
         raise InputError(f"--resume {run.path}: the images are not those that the run was trained on ({data.source})")
     state = restore(checkpoint, backend)
@@ -222,6 +220,22 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
 def _watch(config: TrainConfig, data: Dataset, state: TrainState) -> CollapseWatch:
     per_epoch = iterations_per_epoch(len(data.images), config.batch_size)
     return CollapseWatch(per_epoch, config, state.generator.parameters.size)
+
+
+def _recovered(
+    run: RunFolder, request: Request, report: Report, warn: Report
+) -> tuple[Checkpoint, TrainConfig, Path | None, Dataset]:
+    """The checkpoint to resume from, the run's config and its images. Where a run ends is known with these only."""
+    most_steps = None
+    while True:
+        checkpoint = run.recover(warn, most_steps)
+        config = resumed_config(file_config(run, checkpoint), request.config, request.data.dataset)
+        recorded = checkpoint.runtime.get("data_dir")
+        folder = request.data.folder or (Path(recorded) if recorded else None)
+        data = first_images(load_dataset(config.dataset, folder, report=report, labels=False), config.train_images)
+        most_steps = config.epochs * iterations_per_epoch(len(data.images), config.batch_size)
+        if checkpoint.step <= most_steps:
+            return checkpoint, config, folder, data
 
 
 def _backend(compute: Compute, asked: Compute, config: TrainConfig) -> Backend:
@@ -464,13 +478,10 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _reporter(quiet: bool, log: RunLog) -> Report:
-    from rich.console import Console
-
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-
     def report(line: str) -> None:
         log(line)
-        console.print(line, markup=False)
+        if not quiet:
+            say(line, to_stderr=True)
 
     return report
 

@@ -153,3 +153,16 @@ def _extent(occupied: Array) -> Array:
     """Number of rows (or columns) from the first occupied one to the last, (N,), from bool (N, 28)."""
     assert occupied.any(axis=1).all()
     return 28 - occupied.argmax(axis=1) - occupied[:, ::-1].argmax(axis=1)
+
+
+def test_a_closed_stroke_is_smooth_where_it_closes_and_an_open_one_goes_straight_to_its_ends() -> None:
+    hand = {"wobble": np.zeros(1, np.float32), "roundness": np.full(1, 0.5, np.float32)}
+    corners = ((0, 0), (100, 0), (100, 100), (0, 100))
+    directions = []
+    for stroke in ((*corners, (0, 0)), corners):
+        x, y = digits._trace(digits.Form(0, 1, (stroke,)), hand, np.zeros((8, 1), np.float32))
+        first, last = (np.array([x[b, 0] - x[a, 0], y[b, 0] - y[a, 0]]) for a, b in ((0, 1), (-2, -1)))
+        directions += [first / np.linalg.norm(first), last / np.linalg.norm(last)]
+    diagonal = np.array([1.0, -1.0]) / 2**0.5  # along the chord of the joint's neighbors
+    np.testing.assert_allclose(directions[:2], [diagonal, diagonal], atol=0.1)
+    np.testing.assert_allclose(directions[2:], [[1.0, 0.0], [-1.0, 0.0]], atol=0.1)

@@ -47,8 +47,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, and digits few enough to draw at once."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("NPGAN_DATA", str(folder))
-    monkeypatch.setattr(data, "DIGITS_COUNT", {"train": 30, "test": 20})
+    counts = {"train": 30, "test": 20}
+    monkeypatch.setattr(data, "DIGITS_COUNT", counts)
+    monkeypatch.setattr(data, "DIGITS_SHA256", _digits_hashes(counts))
     return folder
+
+
+def _digits_hashes(counts: dict[str, int]) -> dict[str, str]:
+    """By the names of the files."""
+    files = {}
+    for split, name in (("train", "train"), ("test", "t10k")):
+        images, labels = digits.render(counts[split], data.DIGITS_SEED, split=int(split == "test"))
+        files[f"{name}-images-idx3-ubyte"] = struct.pack(">4I", 0x803, *images.shape) + images.tobytes()
+        files[f"{name}-labels-idx1-ubyte"] = struct.pack(">2I", 0x801, len(labels)) + labels.tobytes()
+    return {name: hashlib.sha256(file).hexdigest() for name, file in files.items()}
 
 
 @pytest.fixture
@@ -124,6 +136,31 @@ def test_a_bad_data_dir_is_an_error_and_never_a_download(tmp_path: Path, cache: 
         assert str(folder) in one_line(error) and fault in one_line(error)
         assert not isinstance(error.value, DownloadError)
     assert lines == [] and not cache.exists()
+
+
+def test_the_first_images_and_their_labels() -> None:
+    images, labels = (
+        np.arange(20 * 784, dtype=np.uint32).astype(np.uint8).reshape(20, 784),
+        np.arange(20, dtype=np.uint8),
+    )
+    whole = data.Dataset(images, labels, "mnist", "a test")
+    few = data.first_images(whole, 3)
+    np.testing.assert_array_equal(few.images, images[:3])
+    assert few.labels is not None and few.labels.tolist() == [0, 1, 2]
+    assert data.first_images(whole, None) is whole and len(data.first_images(whole, 20).images) == 20
+    assert data.first_images(whole._replace(labels=None), 3).labels is None
+    with pytest.raises(InputError, match="--train-images 21: there are only 20"):
+        data.first_images(whole, 21)
+
+
+def test_the_fingerprint_is_of_every_pixel_and_of_nothing_else() -> None:
+    images = np.zeros((20, 784), np.uint8)
+    whole = data.Dataset(images, np.arange(20, dtype=np.uint8), "mnist", "a test")
+    assert data.fingerprint(whole) == hashlib.sha256(bytes(20 * 784)).hexdigest()
+    assert data.fingerprint(whole) == data.fingerprint(whole._replace(labels=None, source="elsewhere"))
+    last = images.copy()
+    last[19, 783] = 1
+    assert data.fingerprint(whole) != data.fingerprint(whole._replace(images=last))
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
@@ -318,9 +355,7 @@ def test_missing_packages_are_named(cache: Path, tiny_mnist: dict[str, bytes], m
         load_dataset("mnist", None)
     monkeypatch.delenv("NPGAN_DATA")
     monkeypatch.setitem(sys.modules, "platformdirs", None)
-    with pytest.raises(InputError, match="platformdirs is not installed.*NPGAN_DATA") as error:
-        load_dataset("digits", None)
-    assert not isinstance(error.value, DownloadError)
+    assert data.cache_folder() == Path("~/.cache/npgan").expanduser()
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,12 +403,18 @@ def test_digits_are_drawn_once_and_cached(
     assert lines == []
 
 
-@pytest.mark.parametrize("fault", ["truncated", "other digits", "fewer digits"])
+def test_the_hashes_of_the_digits_are_theirs() -> None:
+    assert _digits_hashes(data.DIGITS_COUNT) == data.DIGITS_SHA256
+
+
+@pytest.mark.parametrize("fault", ["truncated", "one pixel of the last", "other digits", "fewer digits"])
 def test_cached_digits_that_do_not_fit_are_drawn_anew(cache: Path, fault: str) -> None:
     good = load_dataset("digits", None)
     path = cache / "digits-v1" / TRAIN_IMAGES
     if fault == "truncated":
         path.write_bytes(path.read_bytes()[:-1])
+    elif fault == "one pixel of the last":
+        path.write_bytes(path.read_bytes()[:-1] + b"\x07")
     else:
         write_idx(
             path,

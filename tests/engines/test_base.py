@@ -51,6 +51,25 @@ def test_pieces_make_no_difference(make: Make, backend: Backend) -> None:
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.parametrize(
+    ("asked", "runtime", "taken"),
+    [
+        ({}, {"backend": "numpy", "kernels": "reference", "precision": "fp32"}, ("numpy", "reference", "fp32")),
+        ({}, {"backend": "numpy", "kernels": "fused", "precision": "fp32"}, ("numpy", "auto", "fp32")),
+        ({}, {"backend": "cupy", "kernels": "fused", "precision": "tf32"}, ("auto", "auto", "tf32")),
+        ({"backend": "numpy"}, {"backend": "cupy", "kernels": "fused", "precision": "tf32"}, ("numpy", "auto", None)),
+        ({"kernels": "fused"}, {"backend": "numpy", "kernels": "reference"}, ("numpy", "fused", None)),
+        ({"precision": "fp32"}, {"backend": "cupy", "kernels": "fused", "precision": "tf32"}, ("auto", "auto", "fp32")),
+        ({}, {}, ("auto", "auto", None)),
+    ],
+)
+def test_what_a_resumed_run_takes_over_from_its_checkpoint(
+    asked: dict[str, str], runtime: dict[str, str], taken: tuple[str, str, str | None]
+) -> None:
+    before = Compute(**asked).as_before(runtime)
+    assert (before.backend, before.kernels, before.precision) == taken
+
+
 def test_no_iterations_are_no_rows(make: Make, backend: Backend) -> None:
     state = new_state(_CONFIG, backend)
     assert make(state).run(0).shape == (0, 6) and state.step == 0

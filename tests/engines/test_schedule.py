@@ -89,6 +89,8 @@ def _d() -> list[Layer]:
         ([Dense(4, 784), Tanh()], [Dense(784, 1), Sigmoid()], "tutorial's layers"),
         ([Dense(4, 784), Tanh()], [Dense(784, 8), LeakyReLU(0.2), Dropout(0.3), Dense(8, 1)], "tutorial's layers"),  # bce
         ([Dense(4, 8), LeakyReLU(0.1), Dense(8, 784), Tanh()], _d(), "one slope"),
+        ([Dense(4, 8), LeakyReLU(0.3), Dense(8, 784), Tanh()], _d(), "one slope"),
+        ([Dense(4, 8), LeakyReLU(0.2), Dense(8, 784), Tanh()], _d(), None),
         ([Dense(4, 8), Tanh(), Dense(8, 784), Tanh()], [Dense(784, 1), Sigmoid()], "tutorial's layers"),
         ([Dense(4, 784), Tanh()], [Dense(784, 8), LeakyReLU(0.2), Dense(8, 1), Sigmoid()], "tutorial's layers"),
     ],

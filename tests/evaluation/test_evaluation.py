@@ -5,25 +5,30 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from npgan.backend import Backend
 from npgan.cli import main
+from npgan.console import Console
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
 from npgan.data.mnist import Dataset
-from npgan.evaluation import callback, distances, figures, report, sources
+from npgan.errors import InputError
+from npgan.evaluation import callback, classifier, distances, figures, report, sources
 from npgan.evaluation.classifier import Classifier, Recipe, epochs_left, get_classifier
 from npgan.evaluation.distances import any_within, nearest, radii, squared_distances
 from npgan.evaluation.metrics import Moments, classes, frechet_distance, moments, precision_recall
+from npgan.evaluation.picture import read_history
 from npgan.nn import ops
 from npgan.nn.layers import DropoutKey
 from npgan.runs.checkpoint import load
+from npgan.runs.folder import RunFolder
 
 _RNG = np.random.default_rng(5)
 _QUICK = Recipe(epochs=2, batch_size=50)
@@ -225,6 +230,73 @@ def test_a_damaged_classifier_is_trained_anew(cache: Path, backend: Backend, dam
     assert len(told) == 1 and file.name in told[0]
 
 
+def _forged(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], object]:
+    """A change of the tensors, under a right checksum."""
+
+    def forge(file: Path) -> None:
+        tensors = {name: array.copy() for name, array in classifier._read(file).items()}
+        change(tensors)
+        classifier._write(file, tensors)
+
+    return forge
+
+
+CACHES: dict[str, Callable[[Path], object]] = {
+    "NaN": _forged(lambda tensors: tensors["0.weight"].fill(np.nan)),
+    "float64": _forged(lambda tensors: tensors.update({"0.weight": tensors["0.weight"].astype(np.float64)})),
+    "a tensor more": _forged(lambda tensors: tensors.update(x=np.zeros(1))),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "a dangling link": lambda file: (file.unlink(), file.symlink_to("nowhere")),
+    "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
+}
+
+
+@pytest.mark.parametrize("kind", CACHES)
+def test_no_cached_classifier_is_a_reason_to_stop(cache: Path, backend: Backend, kind: str) -> None:
+    data, told = _dataset(_TRAIN), []
+    first = get_classifier(data, _QUICK, backend, told.append, lambda line: None)
+    (file,) = cache.iterdir()
+    CACHES[kind](file)
+    again = get_classifier(data, _QUICK, backend, told.append, lambda line: None)
+    assert again.network.parameters.tobytes() == first.network.parameters.tobytes()
+    assert "trained anew" in told[0] and file.name in told[0]
+    assert len(told) == 1 or (kind == "a folder" and "cannot be cached" in told[1])
+
+
+@pytest.mark.parametrize("step", [0, 7, 36, -12, 10**9])
+def test_epochs_that_no_training_ends_with_are_not_taken_up(cache: Path, backend: Backend, step: int) -> None:
+    """600 images in batches of 50 are 12 iterations an epoch, and three epochs are the whole."""
+    data, recipe = _dataset(_TRAIN), Recipe(widths=(30, 20, 16), epochs=3, batch_size=50)
+    with pytest.raises(KeyboardInterrupt):
+        get_classifier(data, recipe, backend, print, _Stopper(2))
+    (file,) = cache.iterdir()
+    _forged(lambda tensors: tensors["adam.step"].fill(step))(file)
+    assert epochs_left(data, recipe, backend) == 3
+    told, epochs = [], []
+    get_classifier(data, recipe, backend, told.append, epochs.append)
+    assert len(told) == 1 and "trained from the start" in told[0] and len(epochs) == 3
+
+
+@pytest.mark.parametrize("wrong", [-1, 10, np.nan, 0.5])
+def test_labels_that_are_no_digits_are_refused(backend: Backend, wrong: float) -> None:
+    data = _dataset(_TRAIN)
+    labels = data.labels.astype(type(wrong))
+    labels[7] = wrong
+    with pytest.raises(InputError, match=f"has a label {wrong}: the classifier knows 0 to 9"):
+        figures.Judge(data, data._replace(labels=labels), backend, print, print)
+    with pytest.raises(InputError, match=f"has a label {wrong}"):
+        get_classifier(data._replace(labels=labels), _QUICK, backend, print, print)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[" * 100_000, "5", '{"epoch": 1}', '{"epoch": 1, "step": 2, "parzen": NaN, "frechet": 1}']
+)
+def test_damaged_lines_of_evaluations_are_left_out(tmp_path: Path, line: str) -> None:
+    good = '{"epoch": 1, "step": 5, "parzen": 1.5, "frechet": 2}'
+    (tmp_path / "evaluation.jsonl").write_bytes(f"{line}\n{good}\n".encode() + b"\xff\n" + good.encode())
+    assert read_history(RunFolder(tmp_path)) == [json.loads(good)]
+
+
 # --- k-means
 
 
@@ -338,6 +410,15 @@ def test_the_eta_weighs_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "2/3" in screen.getvalue() and "ETA 60 s" in screen.getvalue() and "second" in screen.getvalue()
 
 
+def test_all_steps_cost_together_what_was_said_at_the_start(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[report.Steps] = []
+    leave = report.Steps.__exit__
+    monkeypatch.setattr(report.Steps, "__exit__", lambda steps, *error: (ends.append(steps), leave(steps, *error))[1])
+    assert main(_evaluate(run, "--quiet", "--seeds", "2")) == 0
+    (steps,) = ends
+    assert steps._done == steps._count and steps._spent == pytest.approx(steps._total)
+
+
 def test_the_same_seed_gives_the_same_figures(run: Path) -> None:
     rows = []
     for seed in ("0", "0", "1"):
@@ -382,6 +463,25 @@ def test_wrong_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert "32x32" in error_of(*_evaluate(run), "--data-dir", str(other))
 
 
+def test_training_does_not_look_at_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train", "t10k"):
+        (tmp_path / "data" / f"{name}-labels-idx1-ubyte").write_bytes(b"damaged")
+    assert main(_train(tmp_path, "--overwrite", "--quiet")) == 0
+    assert main(["train", "--resume", str(run), "--epochs", "2", "--quiet"]) == 0
+    assert main(["inspect", str(run)]) == 0
+    assert main(_evaluate(run)) == 2
+    assert "train-labels-idx1-ubyte" in capsys.readouterr().err
+
+
+def test_a_run_whose_name_is_no_utf_8(run: Path, tmp_path: Path) -> None:
+    """Files with the name in them are written all the same, and are UTF-8."""
+    odd = run.rename(tmp_path / os.fsdecode(b"r\xffn"))
+    assert main(_evaluate(odd)) == 0
+    assert json.loads((odd / "evaluation.json").read_text(encoding="utf-8"))["run"] == str(odd)
+    assert main(["inspect", str(odd), "--html", str(tmp_path / "a.html")]) == 0
+    assert "r?n, the step after 5" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
 def test_training_evaluates_itself_and_leaves_the_run_as_it_is(run: Path, tmp_path: Path) -> None:
     plain = load(run / "checkpoints" / "step-000000005.safetensors").tensors
     assert main(_train(tmp_path, "--overwrite", "--quiet", "--eval-every", "1")) == 0
@@ -392,6 +492,10 @@ def test_training_evaluates_itself_and_leaves_the_run_as_it_is(run: Path, tmp_pa
     lines = [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines] == [(2, 10), (4, 20)]
     assert all(math.isfinite(line["parzen"]) and line["n"] == 150 for line in lines)
+    assert main(_evaluate(run, "--quiet")) == 0  # of the same noise as the last line's
+    (same,) = json.loads((run / "evaluation.json").read_text())["rows"][0]["draws"]
+    assert lines[-1]["parzen"] == pytest.approx(same["parzen"]["mean"], abs=0.5)
+    assert lines[-1]["frechet"] == pytest.approx(same["frechet"], rel=1e-3)
     with Image.open(run / "evaluation-curves.png") as picture:
         assert picture.size[0] > 1000
     assert main(["train", "--backend", "numpy", "--resume", str(run), "--epochs", "6", "--quiet"]) == 0

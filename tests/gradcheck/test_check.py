@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from npgan.gradcheck import CENTRAL, COMPLEX, check_gradients
+from npgan.gradcheck.adam import adam_factors
+from npgan.gradcheck.check import FormulaCheck, run_check
 from npgan.gradcheck.hints import JUNK, find_hint, locate, rows_factors
 from npgan.gradcheck.methods import random_direction
+from npgan.gradcheck.source import read_source
+from npgan.gradcheck.trace import first_non_finite
+from npgan.nn import ops
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
 from npgan.nn.network import Sequential
 
@@ -49,6 +54,32 @@ def test_a_right_gradient_passes_to_the_last_digits() -> None:
         ("input 0", CENTRAL, 20, 2),
     ]
     assert report.to_dict()["passed"] is True
+
+
+@pytest.mark.parametrize(("off", "failing"), [(0.0, set()), (1e-10, {COMPLEX}), (1e-4, {COMPLEX, CENTRAL})])
+def test_how_much_a_gradient_may_be_off(off: float, failing: set[str]) -> None:
+    """The tolerances are 1e-12 and 1e-6, whatever their names in the code."""
+    report = check_gradients(softplus, lambda dy, x: softplus_backward(dy, x) * (1.0 + off), [random(4, 5)])
+    assert {result.method for result in report.failures} == failing
+    assert {result.method: result.tolerance for result in report.results} == {COMPLEX: 1e-12, CENTRAL: 1e-6}
+    assert all(20 <= result.wrong <= 22 for result in report.failures)  # 20 elements, and directions that do not cancel
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_number_that_is_not_finite_is_never_right(bad: float, side: int) -> None:
+    values = [np.ones(4), np.ones(4)]
+    values[side][2] = bad
+    check = FormulaCheck("user", "nn.ops.tanh_forward", lambda: {"a": (values[0], values[1])})
+    (result,) = run_check(check, np.random.default_rng(0))
+    assert not result.passed and result.error > 1.0 and result.wrong >= 1
+
+
+def test_a_formula_is_held_to_the_last_digits_too() -> None:
+    for off, passed in ((0.0, True), (0.9e-12, True), (1.1e-12, False), (1e-9, False)):
+        check = FormulaCheck("user", "nn.ops.tanh_forward", lambda off=off: {"a": (np.full(4, 1.0 + off), np.ones(4))})
+        (result,) = run_check(check, np.random.default_rng(0))
+        assert result.passed is passed and result.tolerance == 1e-12 and result.wrong == (0 if passed else 4)
 
 
 def test_several_named_inputs_and_a_scalar_result() -> None:
@@ -94,6 +125,22 @@ def test_a_report_is_text_in_a_notebook_too(monkeypatch: pytest.MonkeyPatch) -> 
     text = str(report)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     assert "comparisons pass" in str(report) == text
+
+
+def test_the_formula_is_found_behind_other_words() -> None:
+    def backward(dy: Array, x: Array) -> Array:
+        """One step back. Shapes: dy, x (N, O) → dx (N, O).
+
+        dx = dy·σ(x), element
+        by element. Shapes: as above.
+
+        y = log(1 + eˣ) has the slope σ(x).
+        """
+        return softplus_backward(dy, x)
+
+    source = read_source(backward)
+    assert source is not None and source.formula == "dx = dy·σ(x), element by element."
+    assert [line for _, line in source.code] == ["return softplus_backward(dy, x)"]
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
@@ -151,6 +198,25 @@ def test_non_finite_values_are_named() -> None:
     assert report.failures[0].problem == "the gradient of x has 1 non-finite values, the first at [1]"
 
 
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        (np.nan, "nn.ops.sigmoid_forward was given nan in x[0, 1]"),
+        (np.inf, "nn.ops.sigmoid_forward was given inf in x[0, 1]"),
+        (800.0, ""),
+    ],
+)
+def test_the_first_operation_that_was_given_no_number_is_told(x: float, told: str) -> None:
+    assert first_non_finite(lambda: ops.sigmoid_forward(np.array([[0.0, x]]))) == told
+    assert first_non_finite(lambda: ops.tanh_forward(np.zeros(2))) == ""
+
+
+def test_what_a_missing_bias_correction_does_to_adam() -> None:
+    both, first, second = (factor.value for factor in adam_factors(5, 0.9, 0.999))
+    assert first == pytest.approx(0.40951) and second == pytest.approx(1.0 / 0.004990009995001**0.5)
+    assert both == pytest.approx(first * second)
+
+
 def test_a_function_that_is_not_analytic_is_told_from_a_wrong_gradient() -> None:
     def f(x: Array) -> Array:
         return x * np.abs(x)
@@ -189,6 +255,14 @@ X = random(3, 4)
 def test_wrong_use_is_a_clear_error(f: Any, df: Any, inputs: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         check_gradients(f, df, inputs)
+
+
+@pytest.mark.parametrize("elements", [1, 2, 3])
+def test_a_few_elements(elements: int) -> None:
+    report = check_gradients(softplus, softplus_backward, [random(4, 5)], elements=elements)
+    assert {result.elements for result in report.results if result.method == COMPLEX} == {max(elements, 2)}
+    with pytest.raises(ValueError, match="elements must be at least 1"):
+        check_gradients(softplus, softplus_backward, [random(4, 5)], elements=0)
 
 
 def test_unknown_methods_are_refused() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from npgan import backend
 from npgan.backend import Array
+from npgan.console import Console
 from npgan.engines import Choice
 from npgan.engines.base import FusedEngine
 from npgan.engines.reference import ReferenceKernels
@@ -53,6 +53,9 @@ def test_the_default_run_covers_everything_and_passes(capsys: pytest.CaptureFixt
     for result in results:
         if result["method"] == COMPLEX:
             assert result["error"] <= (1e-12 if result["level"] in SINGLE else 1e-10), result
+            assert result["tolerance"] == (1e-12 if result["level"] in SINGLE else 1e-10), result
+        elif result["method"] == CENTRAL:
+            assert result["tolerance"] == 1e-6
 
     names = {result["op"] for result in results}
     backwards = [name for name in vars(ops) if "_backward" in name and not name.startswith("_")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -15,7 +16,8 @@ from npgan.backend import Backend, select
 from npgan.config import TrainConfig
 from npgan.gan import TrainState, new_state, train_step
 from npgan.inspector import Op, StepTrace, Verdict, inspect_step, prove, toy_sections
-from npgan.inspector.figures import moved_bytes, quantity, read_op, round_ticks, statistics
+from npgan.inspector.figures import moved_bytes, quantity, read_op, round_ticks, shares, statistics
+from npgan.inspector.history import snapshot
 from npgan.inspector.page import math_html
 from npgan.inspector.toy import check_toy
 from npgan.inspector.trace import D_STEP, G_STEP, copied
@@ -202,6 +204,53 @@ def test_all_gradients_of_a_step_are_proved(trace: StepTrace, verdicts: dict[str
     assert {op.name for op in trace.ops if op.flops and not op.name.endswith("_forward")} <= set(verdicts)
 
 
+def test_updates_are_measured_on_the_weights_before_and_after(trace: StepTrace) -> None:
+    assert len(trace.updates) == 16
+    for update in trace.updates:
+        nets = [
+            getattr(state, {"D": "discriminator", "G": "generator"}[update.net])
+            for state in (trace.before, trace.after)
+        ]
+        old, new = (net.tensors[update.name].astype(np.float64) for net in nets)
+        gradient = trace.gradients[f"{update.net}.{update.name}"]
+        assert update.gradient == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
+        assert update.weight == pytest.approx(np.linalg.norm(old), rel=1e-5)
+        assert update.change == pytest.approx(np.linalg.norm(new - old), rel=1e-3)
+        if update.name.endswith("bias"):  # 0 at the start
+            assert math.isnan(update.ratio)
+        else:
+            assert update.ratio == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(old), rel=1e-3)
+
+
+def test_accuracy_is_the_share_of_rows_that_d_calls_by_their_name(trace: StepTrace) -> None:
+    p_d = np.array([0.9, 0.6, 0.5, 0.1, 0.5, 0.4, 0.2, 0.51])[
+        :, None
+    ]  # four real rows, of which two, and of the fakes three
+    seen = replace(trace, p_d=p_d, p_g=np.array([[0.3], [0.5]]))
+    assert seen.accuracy == 5 / 8
+    shot = snapshot(seen, images=24)
+    assert shot.figures["accuracy of D"] == 5 / 8
+    assert shot.figures["D(real)"] == pytest.approx((0.9 + 0.6 + 0.5 + 0.1) / 4)
+    assert shot.figures["D(fake)"] == pytest.approx((0.5 + 0.4 + 0.2 + 0.51) / 4)
+    assert shot.figures["D(fake), G step"] == pytest.approx(0.4)
+    assert shot.step == 1 and shot.epoch == 0.0
+    assert set(shot.ratio) == {
+        f"{net}.{index}.weight" for net, stride in (("D", 3), ("G", 2)) for index in range(0, 4 * stride, stride)
+    }
+
+
+@pytest.mark.parametrize(
+    ("function", "tensors", "share"),
+    [
+        ("tanh_forward", {"y": [0.98, -0.995, 0.9901, 0.0]}, {"saturated": 0.5}),
+        ("sigmoid_forward", {"y": [0.011, 0.009, 0.9905, 0.985]}, {"saturated": 0.5}),
+        ("leaky_relu_forward", {"x": [0.0, -1.0, 1.0, 2.0]}, {"negative slope": 0.5}),
+    ],
+)
+def test_what_counts_as_saturated(function: str, tensors: dict[str, list[float]], share: dict[str, float]) -> None:
+    assert shares(function, {name: np.array(values) for name, values in tensors.items()}) == share
+
+
 def test_a_wrong_gradient_is_called_wrong(trace: StepTrace) -> None:
     trace.gradients["D.3.weight"][...] *= 2.0
     try:
@@ -253,6 +302,7 @@ def test_formulas_are_typeset() -> None:
 
 def test_axis_labels_are_round() -> None:
     assert round_ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert round_ticks(2.5, 2.5) == [2.5, 2.5]
     assert round_ticks(0.02, 40.0, logarithmic=True) == pytest.approx([0.1, 1.0, 10.0])
     assert round_ticks(0.0012, 0.0062, logarithmic=True) == pytest.approx([0.002, 0.005])
 

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.cells import cell_len
-from rich.console import Console
 
 from npgan.backend import select
 from npgan.cli import main
 from npgan.config import TrainConfig
+from npgan.console import Console
 from npgan.data.digits import render
 from npgan.data.mnist import Dataset
 from npgan.engines.base import ReferenceEngine
 from npgan.gan import StepMetrics, new_state
-from npgan.inspector import StepTrace, Verdict, inspect_step, prove
+from npgan.inspector import StepTrace, Verdict, figures, inspect_step, prove
 from npgan.inspector.history import charts, comparison, history_of, next_batch, snapshot
 from npgan.inspector.page import Comparison, page
 from npgan.inspector.terminal import IN_WORDS, print_screen
@@ -159,6 +159,15 @@ def test_one_layer_of_a_new_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("few_images")
+def test_a_new_run_is_shown_by_its_first_step(images: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    config = TrainConfig(dataset="digits", seed=4)
+    first = inspect_step(new_state(config, select("numpy")), next_batch(images, config, 0), config)
+    assert main(["inspect", "--dataset", "digits", "--seed", "4", "--only", "D.9"]) == 0
+    norm = np.linalg.norm(first.gradients["D.9.weight"].astype(np.float64))
+    assert figures.number(norm) in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -198,6 +207,12 @@ def test_history_has_the_metrics_and_a_step_at_each_checkpoint(run: RunFolder, i
     assert list(drawn["Gradient norm of D's layers, at each checkpoint"].curves) == [
         "D.0.weight", "D.3.weight", "D.6.weight", "D.9.weight",
     ]  # fmt: skip
+    for names, chart in zip(
+        (("loss_d", "loss_g"), ("d_real", "d_fake"), ("grad_norm_d", "grad_norm_g")), drawn.values(), strict=False
+    ):
+        assert list(chart.curves.items()) == [
+            (name, ([1.0, 2.0], [line[name] for line in history.metrics])) for name in names
+        ]
     shot = snapshot(trace, IMAGES)
     assert all(a == b for _, rows in comparison(shot, shot) for _, a, b in rows)
 

@@ -12,6 +12,7 @@ from npgan.backend import Array
 from npgan.gan import discriminator
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Maxout, ReLU, Sigmoid, Softmax, Tanh
 from npgan.nn.network import Sequential
+from npgan.nn.philox import Stream, random_halfwords
 
 _KEY = DropoutKey(seed=3, step=4, forward_pass=0)
 
@@ -131,6 +132,13 @@ def test_backward_input_of_a_layer_that_has_only_backward_leaves_its_gradients_a
     assert (net.gradients == 7.0).all()
     np.testing.assert_array_equal(net.backward(np.ones_like(y), caches), dx)
     assert (net.gradients == 2.0).all()
+
+
+def test_a_network_without_a_seed_is_not_drawn() -> None:
+    net = Sequential([Dense(3, 3)], seed=None)
+    assert not net.parameters.any()
+    net.parameters += 1.0
+    assert Sequential([net]).parameters.tolist() == [1.0] * 12
 
 
 # --- networks in networks
@@ -327,6 +335,15 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean() -> None:
     y, cache = layer.forward(np.ones((1000, 200)), _KEY)
     assert abs(y.mean() - 1) < 0.01
     np.testing.assert_array_equal(layer.backward(np.full((1000, 200), 2.0), cache), 2 * mask)
+
+
+@pytest.mark.parametrize(("rate", "threshold"), [(0.0, 0), (0.3, 19661), (0.5, 32768)])
+def test_a_mask_is_16_random_bits_an_element(rate: float, threshold: int) -> None:
+    """Which elements are dropped is part of every run, and the fused kernels drop the same ones."""
+    bits = random_halfwords(_KEY.seed, Stream.DROPOUT, _KEY.step, 16 * 1 + 2, 200 * 1000)
+    mask = _mask(rate, (200, 1000), _KEY._replace(forward_pass=1), site=2, dtype=np.float64)
+    np.testing.assert_array_equal(mask.reshape(-1), np.where(bits >= threshold, 1.0 / (1.0 - rate), 0.0))
+    assert threshold == 0 or (bits == threshold).any()
 
 
 def test_dropout_without_a_key_is_the_identity() -> None:

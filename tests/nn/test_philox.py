@@ -86,6 +86,21 @@ def test_uniform_is_inside_its_interval_and_the_same_in_both_precisions() -> Non
     assert np.float32((2**23 - 0.5) * 2.0**-23) < 1.0  # the largest value there is
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_ends_of_uniform_and_normal(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From words of nothing but zeros or ones: never 0 or 1, whose logarithm or Glorot weight would be off the end."""
+    monkeypatch.setattr(philox, "random_words", lambda *where: np.array([0, 0, 2**32 - 1, 2**32 - 1], np.uint32))
+    u = philox.uniform(0, Stream.INIT, 0, 0, (4,), dtype)
+    np.testing.assert_array_equal(u, np.array([0.5, 0.5, 2**23 - 0.5, 2**23 - 0.5]) * 2.0**-23)
+    z = philox.normal(0, Stream.INIT, 0, 0, (4,), dtype)
+    np.testing.assert_allclose(z[:2], [(2 * 33 * np.log(2.0)) ** 0.5, 0.0], atol=1e-7)  # u₁ = 2⁻³³, u₂ beside 0
+    np.testing.assert_allclose(z[2:], 0.0, atol=1e-3)
+
+
+def test_the_numbers_of_the_streams_are_part_of_every_run() -> None:
+    assert dict(Stream.__members__) == {"INIT": 0, "SHUFFLE": 1, "LATENT": 2, "DROPOUT": 3, "EVAL": 4, "DIGITS": 5}
+
+
 def test_normal_numbers_are_normal() -> None:
     z = philox.normal(5, Stream.LATENT, 9, 1, (1000, 100), np.float64).reshape(-1)
     assert abs(z.mean()) < 0.01

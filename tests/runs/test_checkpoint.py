@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,7 +58,14 @@ def test_tensors_have_their_documented_names(trained: TrainState, tmp_path: Path
     save(tmp_path / "a.safetensors", trained, _CONFIG, _RUNTIME, np.zeros(6))
     with safe_open(tmp_path / "a.safetensors", framework="np") as file:
         names = set(file.keys())
+        metadata = json.loads(file.metadata()["npgan"].partition(" ")[2])
+        moments = {name: file.get_tensor(name) for name in names if ".adam." in name}
     assert {"generator.0.weight", "generator.6.bias", "discriminator.9.weight", "generator.adam.m"} < names
+    for net, adam in (("generator", trained.optimizer_g), ("discriminator", trained.optimizer_d)):
+        np.testing.assert_array_equal(moments.pop(f"{net}.adam.m"), adam.m)
+        np.testing.assert_array_equal(moments.pop(f"{net}.adam.v"), adam.v)
+    assert not moments
+    assert (metadata["format"], metadata["step"]) == (1, 3)  # a new number shuts out every run there is
 
 
 def test_training_on_from_a_checkpoint_is_training_on(trained: TrainState, backend: Backend, tmp_path: Path) -> None:
@@ -113,7 +123,21 @@ def test_other_files_are_told(backend: Backend, trained: TrainState, tmp_path: P
     checkpoint = load(tmp_path / "a.safetensors")
     with pytest.raises(InputError, match=r"generator\.0\.weight"):
         restore(replace(checkpoint, config=replace(_CONFIG, latent_dim=50)), backend)
-    with pytest.raises(InputError, match="not that of its configuration"):
+    with pytest.raises(InputError, match="tensor discriminator.0.bias is missing"):
         restore(replace(checkpoint, tensors={}), backend)
-    with pytest.raises(InputError, match="not those of its configuration"):
+    with pytest.raises(InputError, match="tensor more is not one of"):
         restore(replace(checkpoint, tensors={**checkpoint.tensors, "more": np.ones(1)}), backend)
+
+
+def test_a_file_that_the_disk_does_not_give_back(
+    trained: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save(path, trained, _CONFIG, _RUNTIME, np.zeros(6))
+
+    def failing(*arguments: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("builtins.open", failing)
+    with pytest.raises(InputError, match=r"a\.safetensors: cannot be read: Input/output error"):
+        load(path)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from npgan.console import Console
 from npgan.runs.display import TrainingDisplay
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

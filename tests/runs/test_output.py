@@ -337,6 +337,6 @@ def test_a_log_has_what_was_said_before_there_was_a_file_and_no_codes(tmp_path: 
     log.open(tmp_path / "npgan.log")
     log("late")
     first, second = log_of(tmp_path).splitlines()
-    assert first.endswith("  early ?[2J?") and second.endswith("  late")
+    assert first.endswith("  early ?[2J") and second.endswith("  late")
     log.open(tmp_path / "nowhere" / "npgan.log")
     log("lost, which is no error")

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from rich.console import Console
 from rich.text import Text
 
+from npgan.console import Console
 from npgan.errors import InputError
 from npgan.runs.colormaps import COLORMAPS, colors
 from npgan.runs.pictures import heat_map, loss_curves, save_animation, save_grid, to_uint8

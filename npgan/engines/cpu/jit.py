@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 import numba
 from numba import prange
+from numba.extending import is_jitted
+
+from npgan.engines.cpu import cache
 
 # libgomp reads this when numba loads it. Its threads turn 300,000 times before they sleep. Where another program has one
 # of two cores, they keep each other from running that way, and a step takes 130 to 270 ms; with 3,000 turns it takes 33,
@@ -21,7 +24,6 @@ _PARALLEL = dict.fromkeys(
 )
 _njit: Any = numba.njit
 _OPTIONS: dict[str, Any] = {
-    "cache": True,
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc", "nsz"},
@@ -29,16 +31,28 @@ _OPTIONS: dict[str, Any] = {
 
 
 def compiled(signature: str, inline: Literal["never", "always"] = "never") -> Callable[[Any], Any]:
-    """Compiled when this module is first imported, then kept on disk, next to the source or in numba's own cache folder.
+    """Compiled when its module is first imported, then kept on disk, next to the source or in numba's own cache folder.
 
     Loops vectorize only with NumPy's rules for x/0 and where sums may be reordered. NaN and infinity keep their meaning.
     """
-    return _njit(signature, inline=inline, **_OPTIONS)
+    return _compiler(signature, inline=inline)
 
 
 def shared(signature: Any) -> Callable[[Any], Any]:
     """As ``compiled``, with every ``prange`` loop shared out to the threads: its turns must not need one another."""
-    return _njit(signature, parallel={"prange": True, **_PARALLEL}, **_OPTIONS)
+    return _compiler(signature, parallel={"prange": True, **_PARALLEL})
+
+
+def _compiler(signature: Any, **options: Any) -> Callable[[Any], Any]:
+    def compile_now(function: Any) -> Any:
+        dispatcher = _njit(**options, **_OPTIONS)(function)
+        if is_jitted(dispatcher):  # not under NUMBA_DISABLE_JIT
+            cache.use(dispatcher)
+            dispatcher.compile(signature)
+            dispatcher.disable_compile()
+        return dispatcher
+
+    return compile_now
 
 
 def use_threads(count: int) -> str:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from types import ModuleType
 from typing import Any, Protocol
 
-from npgan.errors import InputError
+from npgan.errors import InputError, first_line
 
 THREADS = 256  # in every block
 TILES = ((64, 64), (32, 64), (32, 32))  # rows and columns of a GEMM that a block computes; gemm.cuh has the same three
@@ -78,8 +78,9 @@ class Gpu:
             self._module = self._cupy.RawModule(code=source(), options=options, backend="nvrtc")
             self._module.compile()
         except Exception as error:  # of NVRTC and of the driver, without a common base class
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"the fused kernels cannot be compiled: {first}: try --kernels reference") from None
+            raise InputError(
+                f"the fused kernels cannot be compiled: {first_line(error)}: try --kernels reference"
+            ) from None
         self._functions: dict[str, Any] = {}
 
     @property

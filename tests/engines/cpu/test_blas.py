@@ -53,6 +53,9 @@ def test_the_users_own_setting_wins_and_a_flag_wins_over_it() -> None:
     environment = {"OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "3"}
     reason, *rest = _chosen(_ZEN_5, environment=environment)
     assert rest == ["Haswell", "3"] and reason == "OPENBLAS_CORETYPE is set; faster here: --blas-core SkylakeX"
+    other = {**environment, "OPENBLAS_CORETYPE": "SkylakeX"}
+    assert _chosen(_ZEN_5, environment=other)[0] == "OPENBLAS_CORETYPE is set"
+    assert _chosen(_ZEN_5 - {"avx512bw"}, environment=environment)[0] == "OPENBLAS_CORETYPE is set"
     assert _chosen(_ZEN_5, "blas.prepare('default')", environment)[1:] == ["Haswell", "3"]
     assert _chosen(_ZEN_5, "blas.prepare('Zen', 1)", environment) == ["asked for by --blas-core", "Zen", "1"]
     assert _chosen(_ZEN_5, "blas.prepare('default')")[1] == "None"

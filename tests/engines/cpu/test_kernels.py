@@ -190,6 +190,12 @@ def test_noise_is_as_near_to_float64_as_the_references(shape: tuple[int, int]) -
     assert error.max() <= 1.5 * reference_error.max() + 1e-6
 
 
+def test_the_ends_of_the_normal_numbers() -> None:
+    """From words of nothing but zeros, whose logarithm would be none, and of nothing but ones."""
+    np.testing.assert_allclose(cpu_philox._box_muller(0, 0), [(2 * 33 * np.log(2.0)) ** 0.5, 0.0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(cpu_philox._box_muller(2**32 - 1, 2**32 - 1), 0.0, atol=1e-3)
+
+
 def test_the_inputs_of_an_iteration(backend: Backend) -> None:
     """The pixels are the same to the bit, also of images that may not be written to; the noise agrees to rounding."""
     config = TrainConfig(dataset="digits", batch_size=32, latent_dim=7, seed=3)
@@ -264,6 +270,47 @@ def test_fifty_steps_stay_with_the_reference(backend: Backend, option: dict[str,
     found, expected = (_run(config, backend, choice, 50) for choice in (_fused(), None))
     assert _distance(found.generator, expected.generator) < 1e-5
     assert _distance(found.discriminator, expected.discriminator) < 1e-5
+
+
+@pytest.mark.parametrize("rows", [128, 72])
+@pytest.mark.parametrize("option", [{}, {"loss": "bce-logits", "dropout_in_g_step": True, "label_smoothing": 0.1}])
+def test_the_first_metrics_are_the_references(backend: Backend, option: dict[str, Any], rows: int) -> None:
+    """Each in its own column, also of a batch that is shorter than G's."""
+    config = replace(TrainConfig(dataset="digits", batch_size=128), **option)
+    images, results = _IMAGES[:rows], []
+    for start in (_fused().start, ReferenceEngine):
+        results.append(start(new_state(config, backend), images, config).run(1))
+    assert len(np.unique(results[0].round(4))) == 6
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_adams_epsilon_reaches_the_kernel() -> None:
+    """One as large as √v̂ halves the step."""
+    layer, k = _dense(40, 24), _tables()[1]
+    size = 41 * 24
+    for epsilon, step in ((1e-8, 1.0), (1.0, 0.5), (3.0, 0.25)):
+        param, m, v = (np.zeros(size, np.float32) for _ in range(3))
+        squares, gradient = np.empty(k.partial_sums(layer), np.float32), np.ones(size, np.float32)
+        optimizer = adam_at(m, v, 0, 2e-4, 0.9, 0.999, epsilon)
+        p = Parameters(layer, gradient, param, m, v, optimizer, np.empty(7, np.float32), squares)
+        k.adam(p, np.array([0], np.uint32))
+        np.testing.assert_allclose(param, -2e-4 * step, rtol=1e-4)
+
+
+def test_the_heads_epsilon_is_the_tutorials() -> None:
+    """Where p has rounded to 0 or is far below ε: dL/dz = p·(1 − p)·(… − t/(p + ε))/N."""
+    layer = _dense(8, 1)
+    layer.weight[...], layer.bias[...] = 0.0, np.float32(-16.0)
+    dz = []
+    for k in _tables():
+        column, target = np.empty((4, 1), np.float32), np.ones((4, 1), np.float32)
+        x = _placed(k, np.zeros((4, 8), np.float32))
+        p = Pass(x, target, [], [x], [], [_room(k, 4, 8)], column, column.copy())
+        k.head(p, layer, 0.2, False)
+        dz.append(p.output_dz.copy())
+    probability = 1.0 / (1.0 + np.exp(16.0))
+    for found in dz:
+        np.testing.assert_allclose(found, -probability / (probability + 1.1920929e-07) / 4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("steps", "allowed"), [(1, 0.0), (10, 5e-4)])

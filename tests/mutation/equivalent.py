@@ -1,0 +1,32 @@
+"""Mutants that no test can notice, each with its reason: (file, old, new), as ``run.py --list`` shows them."""
+
+_SHUFFLE = "if first + count == self.per_epoch:"
+_SHUFFLE_WHY = (
+    "only when the next epoch's order is made: every call starts with the order that it needs, made then if need be"
+)
+_PIXELS = "for part in prange(-(-y.shape[0] // 64)):  # 64 columns of a row of pixels are on one cache line or two"
+_COLUMN = "if out.strides[0] == out.itemsize and out.shape[1] > 1:"
+_VERDICT = "verdicts[full_name] = Verdict(error <= FLOAT32_TOLERANCE, error, text)"
+_LEVELS = 'levels = islice(run_levels(0, backend.select("numpy"), real=False), LEVELS.index("Adam") + 1)'
+
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    ("npgan/nn/ops.py", "positive = z.real > 0", "positive = (z.real >= 0)"): (
+        "at z = 0 both forms of max(z, 0) + log(1 + e^−|z|) have the same value and the same derivative"
+    ),
+    ("npgan/engines/base.py", _SHUFFLE, "if (first + count != self.per_epoch):"): _SHUFFLE_WHY,
+    ("npgan/engines/base.py", _SHUFFLE, "if (first - count) == self.per_epoch:"): _SHUFFLE_WHY,
+    ("npgan/engines/cpu/kernels.py", _PIXELS, _PIXELS.replace("-(-y.shape[0] // 64)", "-((-y.shape[0] * 64))")): (
+        "slower only: the turns past the last column have nothing to do"
+    ),
+    (
+        "npgan/inspector/proof.py",
+        _VERDICT,
+        _VERDICT.replace("error <= FLOAT32_TOLERANCE", "(error < FLOAT32_TOLERANCE)"),
+    ): ("a difference only for an error that is 1e-3 to the last bit, which rounding decides"),
+    ("npgan/engines/cpu/gemm.py", _COLUMN, _COLUMN.replace("out.shape[1] > 1", "(out.shape[1] >= 1)")): (
+        "a single column lies by rows and by columns alike: either loop multiplies into it, and both are right to rounding"
+    ),
+    ("npgan/inspector/proof.py", _LEVELS, _LEVELS.replace("real=False", "real=True")): (
+        "slower only: results of the levels op and Adam alone are taken, and the real networks are in none of the two"
+    ),
+}
