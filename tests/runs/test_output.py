@@ -13,7 +13,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,20 @@ EPOCHS = 6
 
 
 @pytest.fixture
-def start(data: Path, tmp_path: Path) -> Start:
-    """Trains in a process of its own, as a user does."""
+def start(data: Path, tmp_path: Path) -> Iterator[Start]:
+    """Trains in a process of its own, as a user does. What a test leaves running ends with it."""
+    begun: list[subprocess.Popen[bytes]] = []
 
     def begin(*flags: str, **options: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "npgan", "train", "--backend", "numpy", "--kernels", "reference"]
         command += ["--data-dir", str(data), "--batch-size", "8", "--out", str(tmp_path / "run"), *flags]
-        return subprocess.Popen(command, cwd=ROOT, **options)
+        begun.append(subprocess.Popen(command, cwd=ROOT, **options))
+        return begun[-1]
 
-    return begin
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
 
 
 def log_of(run: Path) -> str:
