@@ -9,6 +9,8 @@ _COLUMN = "if out.strides[0] == out.itemsize and out.shape[1] > 1:"
 _VERDICT = "verdicts[full_name] = Verdict(error <= FLOAT32_TOLERANCE, error, text)"
 _LEVELS = 'levels = islice(run_levels(0, backend.select("numpy"), real=False), LEVELS.index("Adam") + 1)'
 
+_MASK = "mask = xp.asarray((rng.permutation(N * O).reshape(N, O) >= 4) / (1.0 - RATE))  # 4 of 21 dropped"
+
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("npgan/nn/ops.py", "positive = z.real > 0", "positive = (z.real >= 0)"): (
         "at z = 0 both forms of max(z, 0) + log(1 + e^−|z|) have the same value and the same derivative"
@@ -29,4 +31,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("npgan/inspector/proof.py", _LEVELS, _LEVELS.replace("real=False", "real=True")): (
         "slower only: results of the levels op and Adam alone are taken, and the real networks are in none of the two"
     ),
+    (
+        "npgan/gradcheck/maths.py",
+        _MASK,
+        _MASK.replace("(rng.permutation(N * O).reshape(N, O) >= 4)", "((rng.permutation(N * O).reshape(N, O) > 4))"),
+    ): ("another mask, with one element more that is dropped: dropout is checked with it as well as with this one"),
 }
