@@ -40,7 +40,8 @@ def generate(run_path: Path, count: int, out: Path | None, *, seed: int, interpo
     g = restore(checkpoint, backend).generator
     latent_dim = checkpoint.config.latent_dim
     noise = _interpolation(seed, count, latent_dim) if interpolate else noise_vectors(seed, count, latent_dim)
-    images = _generate_in_batches(g, noise, backend).reshape(count, 28, 28)
+    with np.errstate(all="ignore"):  # what is not finite is told below
+        images = _generate_in_batches(g, noise, backend).reshape(count, 28, 28)
     if not np.isfinite(images).all():
         raise InputError(f"{checkpoint.path}: its generator makes images that are not all finite numbers")
     try:
