@@ -166,9 +166,10 @@ class RunFolder:
         self.check_files()
         if overwrite:
             return
-        if self._checkpoint_files() or own_entries(self._previous):
+        if self._checkpoint_files():
             raise InputError(f"--out {path}: holds a run already: resume with --resume {path}, or add --overwrite")
-        if found := own_entries(path):
+        found = own_entries(path)
+        if found and not own_entries(self._previous):  # else ``settle`` decides first
             told = f"holds a run without a checkpoint, such as its {found[0].name}: add --overwrite to replace it"
             raise InputError(f"--out {path}: {told}")
 
