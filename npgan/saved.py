@@ -28,6 +28,8 @@ def load(path: str | Path, xp: ModuleType = np) -> Sequential:
         net = layers if isinstance(layers, Sequential) else Sequential([layers], dtype, xp)
         if {name: tensor.shape for name, tensor in tensors.items()} != net.shapes():
             raise ValueError("its tensors are not those of its layers")
+        if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ValueError("its tensors are not all finite numbers")
     except (ValueError, KeyError, TypeError, IndexError, NotImplementedError, RecursionError) as error:
         raise InputError(f"{path}: not a network of npgan: {error}") from None
     for name, tensor in tensors.items():

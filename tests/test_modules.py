@@ -120,3 +120,11 @@ def test_all_public_names_are_there_and_completed() -> None:
         assert getattr(npgan, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         npgan.nothing  # noqa: B018 - it is the access that raises
+
+
+def test_a_saved_network_with_nan_is_refused(tmp_path: Path) -> None:
+    net = Sequential([Dense(3, 2)])
+    net.parameters[1] = np.nan
+    net.save(tmp_path / "net")
+    with pytest.raises(InputError, match="not all finite numbers"):
+        npgan.load(tmp_path / "net")

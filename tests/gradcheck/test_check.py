@@ -455,3 +455,18 @@ def test_an_input_at_which_a_wrong_backward_need_not_show_is_noted() -> None:
     assert dead.passed and "all derivatives that were compared in x are 0" in str(dead)
     assert not check_gradients(np.tanh, lambda dy, x: dy / np.cosh(x) ** 2, {"x": _normal(6)}).notes
     assert not check_gradients(Dropout(0.9), _normal(6, 6)).notes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"elements": 2.5}, {"directions": -1}, {"directions": "a"}, {"tolerance": 0.0}, {"tolerance": float("inf")},
+     {"tolerance": float("nan")}],
+)  # fmt: skip
+def test_settings_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be"):
+        check_gradients(lambda x: x * x, lambda dy, x: dy * 2 * x, [np.ones(3)], **wrong)
+
+
+def test_an_empty_output_proves_nothing() -> None:
+    with pytest.raises(ValueError, match="f returned no elements"):
+        check_gradients(lambda x: x[:0], lambda dy, x: np.zeros_like(x), [np.ones(3)])

@@ -377,3 +377,9 @@ def test_a_network_counts_its_dropout_layers() -> None:
 
 def test_a_rate_of_zero_drops_nothing() -> None:
     np.testing.assert_array_equal(_mask(0.0, (50, 50)), np.ones((50, 50), np.float32))
+
+
+@pytest.mark.parametrize("x", [None, "text", np.ones((2, 3), object)])
+def test_what_is_no_array_of_floats_is_told_by_the_call_too(x: Any) -> None:
+    with pytest.raises(ValueError, match=r"Dense\(3, 2\): got .*, wanted floats"):
+        Sequential([Dense(3, 2)])(x)

@@ -71,6 +71,7 @@ FORGED = {
     "its metadata are not those of a run  ": _entry("runtime", precision=ESC),
     "its metadata are not those of a run   ": _entry("runtime", keep="many"),
     "its metadata are not those of a run    ": lambda body, tensors: body.update(runtime=[1]),
+    "its metadata are not those of a run     ": lambda body, tensors: body.update(step=2**32),  # of no random stream
     "holds step 6": lambda body, tensors: body.update(step=6),
 }  # fmt: skip
 
@@ -174,3 +175,21 @@ def test_restore_checks(whole: Path) -> None:
     checkpoint.tensors["generator.0.bias"] = np.zeros(256)
     with pytest.raises(DamagedCheckpoint, match=r"generator.0.bias is float64 \(256,\), expected float32 \(256,\)"):
         restore(checkpoint, select("numpy"))
+
+
+def test_a_generator_whose_images_are_not_finite(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every number of its weights is: only their sums are not."""
+
+    def spoil(body: dict[str, Any], tensors: Tensors) -> None:
+        for name, array in tensors.items():
+            if name.startswith("generator") and name.endswith("weight"):
+                array[...] = np.where(np.arange(array.size).reshape(array.shape) % 2, 3e38, -3e38)
+
+    forge(run / LAST, spoil)
+    for suffix in ("png", "npy"):
+        assert main(["sample", str(run), "--out", str(tmp_path / f"x.{suffix}")]) == 2
+        assert "images that are not all finite" in capsys.readouterr().err
+        assert not (tmp_path / f"x.{suffix}").exists()
+    with np.errstate(all="ignore"):
+        assert main(["inspect", str(run)]) in (0, 1)
+    assert "Traceback" not in capsys.readouterr().err

@@ -345,3 +345,13 @@ def test_a_log_has_what_was_said_before_there_was_a_file_and_no_codes(tmp_path: 
     assert first.endswith("  early ?[2J") and second.endswith("  late")
     log.open(tmp_path / "nowhere" / "npgan.log")
     log("lost, which is no error")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [("sample", "RUN", "--out", "x.png"), ("inspect", "RUN", "--html", "x.html")])
+def test_a_file_is_written_though_nothing_can_be_shown(run: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "npgan", *(word.replace("RUN", str(run)) for word in words)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full)
+    assert done.returncode == 0
+    assert (tmp_path / words[-1]).stat().st_size > 5000
