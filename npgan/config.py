@@ -120,6 +120,9 @@ class TrainConfig:
             if not is_kind or not flag.holds(value):  # NaN holds nothing
                 raise InputError(f"{flag_name(each.name)} must be {flag.bounds}, got {value!r}")
 
+        if self.batch_size * self.latent_dim >= 2**32:
+            raise InputError("--batch-size times --latent-dim must be below 2**32, the numbers of one draw")
+
     @property
     def milestone_period(self) -> int:
         """Epochs from one checkpoint that is kept for good to the next."""

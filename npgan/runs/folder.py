@@ -304,7 +304,7 @@ class RunFolder:
             trained = json.loads(_read_text(self._marker_file))["trained_ns"]
         except (InputError, ValueError, LookupError, TypeError, RecursionError):
             return None
-        return trained if type(trained) is int and 0 < trained < 1 << 62 else None
+        return trained if type(trained) is int and trained > 0 else None
 
     def _mark(self, trained_ns: int | None) -> None:
         trained = {} if trained_ns is None else {"trained_ns": trained_ns}

@@ -39,6 +39,8 @@ def generate(run_path: Path, count: int, out: Path | None, *, seed: int, interpo
     checkpoint = RunFolder.open_existing(run_path).latest_checkpoint()
     g = restore(checkpoint, backend).generator
     latent_dim = checkpoint.config.latent_dim
+    if count * latent_dim >= 2**32:
+        raise InputError(f"--n {count} times {latent_dim} numbers are more than one draw has: take fewer")
     noise = _interpolation(seed, count, latent_dim) if interpolate else noise_vectors(seed, count, latent_dim)
     with np.errstate(all="ignore"):  # what is not finite is told below
         images = _generate_in_batches(g, noise, backend).reshape(count, 28, 28)
