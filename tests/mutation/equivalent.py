@@ -40,4 +40,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("npgan/engines/__init__.py", _PATIENCE, _PATIENCE.replace("1.0", "2.0")): (
         "when a person is told that kernels are compiled, a second sooner or later; no test waits for that"
     ),
+    ("npgan/nn/ops.py", "positive = x.real > 0", "positive = (x.real >= 0)"): (
+        "at x = 0 both forms of the sigmoid are 1/2, with the same derivative"
+    ),
 }
