@@ -220,6 +220,14 @@ def test_inputs_that_do_not_fit(x: Any, got: str) -> None:
         net(x)
 
 
+@pytest.mark.parametrize("x", [np.ones((2, 3), int), np.ones((0, 3)), np.ones(3), [[1.0, 2.0, 3.0]], None])
+def test_a_network_looks_at_its_input_whatever_its_first_layer(x: Any) -> None:
+    net = Sequential([LeakyReLU(), Tanh()])
+    for call in (net, net.forward):
+        with pytest.raises(ValueError, match=r"^LeakyReLU\(0.2\): got .*, wanted floats of shape"):
+            call(x)
+
+
 def test_gradients_that_do_not_fit() -> None:
     net = _small()
     _, caches = net.forward(np.ones((3, 6)))
