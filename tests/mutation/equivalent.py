@@ -10,6 +10,7 @@ _VERDICT = "verdicts[full_name] = Verdict(error <= FLOAT32_TOLERANCE, error, tex
 _LEVELS = 'levels = islice(run_levels(0, backend.select("numpy"), real=False), LEVELS.index("Adam") + 1)'
 
 _PATIENCE = "_PATIENCE = 1.0  # seconds: loading compiled kernels takes less, compiling them more"
+_PIECE = "_PIECE = 1000  # letters in one write: at most 4,000 bytes, which a pipe that is ready takes without waiting"
 _MASK = "mask = xp.asarray((rng.permutation(N * O).reshape(N, O) >= 4) / (1.0 - RATE))  # 4 of 21 dropped"
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
@@ -42,5 +43,8 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ),
     ("npgan/nn/ops.py", "positive = x.real > 0", "positive = (x.real >= 0)"): (
         "at x = 0 both forms of the sigmoid are 1/2, with the same derivative"
+    ),
+    ("npgan/runs/output.py", _PIECE, _PIECE.replace("1000", "1001")): (
+        "4,004 bytes are within the 4,096 that a pipe takes in one piece, too"
     ),
 }
