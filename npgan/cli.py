@@ -153,13 +153,13 @@ def _sample(values: dict[str, Any]) -> int:
     if not values.pop("animated"):
         if "colormap" in values:
             raise InputError("--colormap colors an animation: it needs --animate")
-        with unfailing_output(lambda line: None):  # the result is a file
+        with unfailing_output():  # the result is a file
             say(generate(**{**_SAMPLE_DEFAULTS, **values}))
         return EXIT_OK
     given = {"--n": "count" in values, "--seed": "seed" in values, "--interpolate": values["interpolate"]}
     if flags := [flag for flag, is_given in given.items() if is_given]:
         raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
-    with unfailing_output(lambda line: None):
+    with unfailing_output():
         say(animate(values["run_path"], values.get("out"), values.get("colormap", COLORMAP)))
     return EXIT_OK
 
@@ -173,14 +173,14 @@ def _gradcheck(values: dict[str, Any]) -> int:
 def _evaluate(values: dict[str, Any]) -> int:
     from npgan.evaluation.command import evaluate
 
-    with unfailing_output(lambda line: None):  # the result is a file
+    with unfailing_output():  # the result is a file
         return evaluate(**values)
 
 
 def _inspect(values: dict[str, Any]) -> int:
     from npgan.inspector.command import inspect
 
-    with unfailing_output(lambda line: None) if values["html"] else nullcontext():
+    with unfailing_output() if values["html"] else nullcontext():
         return inspect(**values)
 
 
@@ -188,7 +188,7 @@ def _bench(values: dict[str, Any]) -> int:
     from npgan.bench.command import Options, bench
 
     setup = values.pop("blas")
-    with unfailing_output(lambda line: None) if values["json_path"] else nullcontext():
+    with unfailing_output() if values["json_path"] else nullcontext():
         return bench(Options(**values), setup)
 
 
