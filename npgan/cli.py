@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import Field, fields
 from itertools import takewhile
 from pathlib import Path
@@ -153,12 +153,14 @@ def _sample(values: dict[str, Any]) -> int:
     if not values.pop("animated"):
         if "colormap" in values:
             raise InputError("--colormap colors an animation: it needs --animate")
-        say(generate(**{**_SAMPLE_DEFAULTS, **values}))
+        with unfailing_output():  # the result is a file
+            say(generate(**{**_SAMPLE_DEFAULTS, **values}))
         return EXIT_OK
     given = {"--n": "count" in values, "--seed": "seed" in values, "--interpolate": values["interpolate"]}
     if flags := [flag for flag, is_given in given.items() if is_given]:
         raise InputError(f"--animate shows what training has drawn: it cannot take {' and '.join(flags)}")
-    say(animate(values["run_path"], values.get("out"), values.get("colormap", COLORMAP)))
+    with unfailing_output():
+        say(animate(values["run_path"], values.get("out"), values.get("colormap", COLORMAP)))
     return EXIT_OK
 
 
@@ -171,21 +173,23 @@ def _gradcheck(values: dict[str, Any]) -> int:
 def _evaluate(values: dict[str, Any]) -> int:
     from npgan.evaluation.command import evaluate
 
-    with unfailing_output(lambda line: None):  # the result is a file
+    with unfailing_output():  # the result is a file
         return evaluate(**values)
 
 
 def _inspect(values: dict[str, Any]) -> int:
     from npgan.inspector.command import inspect
 
-    return inspect(**values)
+    with unfailing_output() if values["html"] else nullcontext():
+        return inspect(**values)
 
 
 def _bench(values: dict[str, Any]) -> int:
     from npgan.bench.command import Options, bench
 
     setup = values.pop("blas")
-    return bench(Options(**values), setup)
+    with unfailing_output() if values["json_path"] else nullcontext():
+        return bench(Options(**values), setup)
 
 
 _COMMANDS = {

@@ -141,6 +141,8 @@ class TrainConfig:
             is_kind = isinstance(value, kinds) and isinstance(value, bool) == (flag.kind is bool)
             if not is_kind or not flag.holds(value):  # NaN holds nothing
                 raise InputError(f"{flag_name(each.name)} must be {flag.bounds}, got {value!r}")
+        if self.batch_size * self.latent_dim >= 2**32:
+            raise InputError("--batch-size times --latent-dim must be below 2**32, the numbers of one draw")
         if self.penalized and self.loss == "bce":
             raise InputError("--r1 and --r2 are penalties on logits: take --loss bce-logits or --loss relativistic")
         if self.loss == "relativistic" and self.label_smoothing:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 
 from npgan.backend import Array
@@ -14,6 +16,38 @@ def whole_numbers(who: str, low: int, *values: object) -> None:
         raise ValueError(f"{who}({', '.join(map(repr, values))}): wanted whole numbers from {low} on")
 
 
+def share(who: str, name: str, value: object) -> None:
+    """Unless ``value`` is a number from 0 up to, and without, 1. NaN is none."""
+    if not _is_number(value) or not 0.0 <= value < 1.0:
+        raise ValueError(f"{who}({value!r}): the {name} must be at least 0 and below 1")
+
+
+def rates(lr: float, beta1: float, beta2: float, epsilon: float) -> None:
+    """Unless they can be Adam's."""
+    given = lr, beta1, beta2, epsilon
+    above = all(_is_number(each) for each in given) and 0.0 < lr < np.inf and 0.0 < epsilon < np.inf
+    if not above or not (0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0):
+        raise ValueError(f"Adam: wanted lr > 0, 0 ≤ β₁, β₂ < 1 and ε > 0, got {', '.join(map(repr, given))}")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def vector(parameters: Array) -> None:
+    """Unless it is a vector of floats."""
+    dtype, shape = getattr(parameters, "dtype", None), getattr(parameters, "shape", ())
+    if dtype is None or dtype.kind not in "fc" or len(shape) != 1:
+        raise ValueError(f"Adam: wanted a network or a vector of floats, got {parameters!r}")
+
+
+def vectors_like(m: Array, parameters: Array, gradients: Array) -> None:
+    """Unless all have one shape: NumPy would add a single gradient to every parameter."""
+    shapes = [tuple(getattr(array, "shape", ())) for array in (parameters, gradients)]
+    if shapes != [m.shape, m.shape]:
+        raise ValueError(f"Adam: wanted parameters and gradients of shape {m.shape}, got {shapes[0]} and {shapes[1]}")
+
+
 def rows_of_floats(who: object, array: Array, rows: int | None = None, width: int | None = None) -> None:
     """Unless ``array`` is (rows, width) of floats; None stands for any number above 0. ``who`` is a layer."""
     dtype, shape = getattr(array, "dtype", None), tuple(getattr(array, "shape", ()))
@@ -21,27 +55,41 @@ def rows_of_floats(who: object, array: Array, rows: int | None = None, width: in
     if dtype is None or dtype.kind not in "fc" or not fits:
         got = type(array).__name__ if dtype is None else f"{dtype} of shape {shape}"
         raise ValueError(
-            f"{who!r}: got {got}, wanted floats of shape ({rows or 'N'}, {width or 'any'}), at least one row"
+            f"{who}: got {got}, wanted floats of shape ({rows or 'N'}, {width or 'any'}), at least one row"
         )
 
 
 def finite(who: object, array: Array) -> None:
     """Unless all numbers are finite."""
     if not bool(np.isfinite(array).all()):
-        raise ValueError(f"{who!r}: got an input with NaN or infinity, wanted finite numbers")
+        raise ValueError(f"{who}: got an input with NaN or infinity, wanted finite numbers")
 
 
 def same_shape(loss: str, output: Array, target: Array) -> None:
     """Unless output and target have one shape, with at least one element: NumPy would make (N, 1) and (N,) an (N, N)."""
-    if output.shape != target.shape or not output.size:
-        raise ValueError(f"{loss}: got a target of shape {target.shape} for an output of shape {output.shape}")
+    shape = getattr(target, "shape", type(target).__name__)
+    if getattr(output, "shape", None) != shape or not output.size:
+        got = getattr(output, "shape", type(output).__name__)
+        raise ValueError(f"{loss}: got a target of shape {shape} for an output of shape {got}")
+    if not bool(np.isfinite(target).all()):
+        raise ValueError(f"{loss}: got a target with NaN or infinity")
+
+
+def probabilities(loss: str, output: Array, target: Array) -> None:
+    """The same, and unless every target is from 0 to 1."""
+    same_shape(loss, output, target)
+    if not bool(((target >= 0) & (target <= 1)).all()):
+        raise ValueError(f"{loss}: got a target outside of 0 to 1")
 
 
 def labels(loss: str, output: Array, label: Array) -> None:
     """Unless ``label`` holds one class for every row of ``output`` (N, K): integers from 0 to K − 1."""
+    rows_of_floats(loss, output)
     rows, classes = output.shape
-    if label.shape != (rows,) or label.dtype.kind not in "iu" or not rows:
-        raise ValueError(f"{loss}: got labels {label.dtype} of shape {label.shape}, wanted integers of shape ({rows},)")
+    dtype, shape = getattr(label, "dtype", None), getattr(label, "shape", None)
+    if shape != (rows,) or dtype is None or dtype.kind not in "iu":
+        got = type(label).__name__ if dtype is None else f"{dtype} of shape {shape}"
+        raise ValueError(f"{loss}: got labels {got}, wanted integers of shape ({rows},)")
     low, high = int(label.min()), int(label.max())
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high

@@ -25,6 +25,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def named_output(path: Path) -> Iterator[BinaryIO]:
+    """What somebody named to be written: a file, also behind a link, is replaced whole or not at all; into a pipe or a device
+    is written. Raises OSError."""
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            yield file
+    else:
+        with replacing(path.resolve()) as file:
+            yield file
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """An empty file beside ``path`` to write or to replace, which takes its place when all went well: a kill or a power cut
     leaves the old one or the new one. Raises OSError that names ``path``, and then leaves nothing behind."""
@@ -73,6 +85,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors of a safetensors file and its metadata. Raises InputError, naming the file."""
     from safetensors import SafetensorError, safe_open
 
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise InputError(f"{path}: is not a regular file")
     try:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgan import expect
 from npgan.backend import Array, Backend, array_module
 from npgan.config import TrainConfig
 from npgan.data.batches import scale_pixels
@@ -94,12 +95,13 @@ def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMet
     D, G minimizes −log D(G(z)), which section 3 of the paper recommends, and Adam does the updates.
     """
     g, d = state.generator, state.discriminator
-    b = len(pixels)
     loss = loss_of(config)
 
     # D step: tell b real rows from b fakes. G is left alone: its fakes are just images here.
     real = scale_pixels(pixels, g.parameters.dtype)
+    b = len(real)
     fake, _ = g.forward(noise(state, config, LATENT_D, b))
+    expect.rows_of_floats("the data", real, width=fake.shape[1])
     output, caches = d.forward(np.concatenate([real, fake]), DropoutKey(config.seed, state.step, PASS_D))
     target = np.zeros_like(output)
     target[:b] = 1.0 - config.label_smoothing

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from npgan import expect
 from npgan.backend import Array, Shape
 from npgan.files import write_tensors
 
@@ -122,9 +123,15 @@ class Chain(Module):
         An inner network that was trained or loaded before keeps its parameters. Raises ValueError when a layer does not
         fit the one before or stands in a network already, TypeError for what is no layer.
         """
-        self.layers: list[Any] = list(layers)
-        if not self.layers or not all(isinstance(layer, Module) for layer in self.layers):
-            raise TypeError(f"{type(self).__name__} takes a list of layers, got {self.layers!r}")
+        self.layers: list[Any] = list(layers) if isinstance(layers, Sequence) else [layers]
+        if (
+            not isinstance(layers, Sequence)
+            or not layers
+            or not all(isinstance(layer, Module) for layer in self.layers)
+        ):
+            raise TypeError(f"{type(self).__name__} takes a list of layers, got {layers!r}")
+        if seed is not None:
+            expect.whole_numbers("seed", 0, seed)
         if np.dtype(dtype).kind not in "fc":
             raise TypeError(f"parameters are floats, got the dtype {dtype!r}")
         self.output_width(None)

@@ -25,10 +25,12 @@ def load(path: str | Path, xp: ModuleType = np) -> Sequential:
     dtype = next((tensor.dtype for tensor in tensors.values()), np.float32)
     try:
         layers = _layer(json.loads(metadata["network"]), dtype, xp)
-        net = layers if isinstance(layers, Sequential) else Sequential([layers], dtype, xp)
+        net = layers if isinstance(layers, Sequential) else Sequential([layers], dtype, xp, seed=None)
         if {name: tensor.shape for name, tensor in tensors.items()} != net.shapes():
             raise ValueError("its tensors are not those of its layers")
-    except (ValueError, KeyError, TypeError, IndexError, NotImplementedError, RecursionError) as error:
+        if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ValueError("its tensors are not all finite numbers")
+    except (ValueError, KeyError, TypeError, IndexError, NotImplementedError, RecursionError, MemoryError) as error:
         raise InputError(f"{path}: not a network of npgan: {error}") from None
     for name, tensor in tensors.items():
         net.tensors[name][...] = xp.asarray(tensor)
@@ -41,7 +43,7 @@ def _layer(written: list[Any], dtype: Any, xp: ModuleType) -> Layer:
     if name not in classes:
         raise ValueError(f"no layer called {name!r}: import or define its class first")
     if classes[name] is Sequential:
-        return Sequential([_layer(each, dtype, xp) for each in arguments], dtype, xp)
+        return Sequential([_layer(each, dtype, xp) for each in arguments], dtype, xp, seed=None)
     return classes[name](*arguments)
 
 

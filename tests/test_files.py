@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from npgan import files
+from npgan.errors import InputError
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
@@ -67,3 +68,8 @@ def test_what_was_written_is_on_disk_before_it_has_its_name(tmp_path: Path, monk
     with files.replacing(path) as file:
         file.write(b"words")
     assert calls == ["5 bytes", "file replaced", "folder"]
+
+
+def test_no_tensors_are_read_from_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a regular file"):
+        files.read_tensors(tmp_path)

@@ -137,6 +137,30 @@ def test_a_gan_on_data_of_another_width(backend: Backend, config: TrainConfig) -
     assert np.isfinite([float(value) for value in metrics]).all()
 
 
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (_IMAGES[:8, :700], r"the data: got float32 of shape \(8, 700\), wanted floats of shape \(N, 784\)"),
+        (_IMAGES[0], r"the data: got float32 of shape \(784,\)"),
+        (_IMAGES[:0], "at least one row"),
+        (_IMAGES[:8].astype(np.int64), "uint8 pixels or of floats, got int64"),
+        (_IMAGES[:8].tolist(), "uint8 pixels or of floats, got list"),
+        (None, "uint8 pixels or of floats, got NoneType"),
+        (np.full((8, 784), np.nan), "the data hold NaN or infinity"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_and_change_nothing(
+    backend: Backend, config: TrainConfig, data: Any, told: str
+) -> None:
+    state = new_state(config, backend)
+    before = state.generator.parameters.copy(), state.discriminator.parameters.copy()
+    with pytest.raises(ValueError, match=told):
+        train_step(state, data, config)
+    assert state.step == 0
+    np.testing.assert_array_equal(state.generator.parameters, before[0])
+    np.testing.assert_array_equal(state.discriminator.parameters, before[1])
+
+
 def _run(config: TrainConfig, backend: Backend, steps: int) -> tuple[TrainState, list[tuple[float, float]]]:
     state = new_state(config, backend)
     metrics = ReferenceEngine(state, _IMAGES, config).run(steps)

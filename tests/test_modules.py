@@ -95,6 +95,21 @@ def test_files_that_are_no_networks_are_one_line(network: str | None, told: str,
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_file_that_asks_for_more_memory_than_there_is_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    write_tensors(path, {"0.weight": np.ones((2, 2))}, {"network": '["Sequential", ["Dense", 3, 1000000000000]]'})
+    with pytest.raises(InputError, match="not a network of npgan"):
+        npgan.load(path)
+
+
+def test_a_loaded_network_keeps_its_parameters_in_another_one(tmp_path: Path) -> None:
+    Sequential([Dense(4, 3)], seed=2).save(tmp_path / "net.safetensors")
+    loaded = npgan.load(tmp_path / "net.safetensors")
+    before = loaded.parameters.copy()
+    Sequential([loaded, Dense(3, 1)], seed=7)
+    np.testing.assert_array_equal(loaded.parameters, before)
+
+
 def test_damaged_and_missing_files_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     for content in (b"", b"not a file of tensors", b"\xff" * 100):
@@ -120,3 +135,11 @@ def test_all_public_names_are_there_and_completed() -> None:
         assert getattr(npgan, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         npgan.nothing  # noqa: B018 - it is the access that raises
+
+
+def test_a_saved_network_with_nan_is_refused(tmp_path: Path) -> None:
+    net = Sequential([Dense(3, 2)])
+    net.parameters[1] = np.nan
+    net.save(tmp_path / "net")
+    with pytest.raises(InputError, match="not all finite numbers"):
+        npgan.load(tmp_path / "net")

@@ -18,7 +18,7 @@ class Uniform(Dense):  # its weights start uniform in ±bound
 
 
 class SGD:
-    """With a growing momentum and a decaying rate. The columns of hidden weights are bounded, as in the faces' tfd.yaml."""
+    """With a growing momentum and a decaying rate. Only hidden weights' columns are bounded: docs/examples/index.md."""
 
     def __init__(self, net):
         self.net, self.velocity, self.step = net, np.zeros_like(net.parameters), 0

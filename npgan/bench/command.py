@@ -16,6 +16,8 @@ from npgan.bench.profile import show_profile
 from npgan.console import say
 from npgan.engines.cpu.blas import Blas
 from npgan.errors import InputError
+from npgan.files import named_output
+from npgan.runs.owned import is_of_a_run
 
 PRECISIONS = ("fp32", "tf32")
 BASE = "npgan fused"  # the ratios are to this one
@@ -70,6 +72,8 @@ class Options:
             raise InputError("--rounds, --calls and --batch-sizes must be at least 1")
         if self.precisions and self.backend != "cupy":
             raise InputError("--precisions needs a GPU: use --backend cupy")
+        if self.json_path is not None and is_of_a_run(self.json_path):
+            raise InputError(f"--json {self.json_path}: is a file of a run: name another one")
         check_names("--precisions", self.precisions, PRECISIONS)
         check_names("--only", self.only, NAMES[self.backend])
 
@@ -106,7 +110,8 @@ def bench(options: Options, blas: Blas) -> int:
         report["batch_sizes"] = {str(batch): _cpu(options, batch, blas.threads) for batch in options.batch_sizes}
     if options.json_path is not None:
         try:
-            options.json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            with named_output(options.json_path) as file:
+                file.write((json.dumps(report, indent=2) + "\n").encode())
         except OSError as error:
             raise InputError(f"--json {options.json_path}: cannot be written: {error.strerror}") from None
     return 0

@@ -31,10 +31,11 @@ def scale_pixels(pixels: Array, dtype: Any = np.float32) -> Array:
     Both ends are exact. The dtype is named because NumPy would divide bytes in float64. Shapes: (N, I) → (N, I).
     Raises ValueError for other integers, for NaN and for infinity.
     """
-    if pixels.dtype.kind == "f":
+    dtype_of = getattr(pixels, "dtype", type(pixels).__name__)
+    if getattr(dtype_of, "kind", "") == "f":
         if not bool(np.isfinite(pixels).all()):
             raise ValueError("the data hold NaN or infinity")
         return pixels.astype(dtype)
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"data must be uint8 pixels or floats, got {pixels.dtype}")
+    if dtype_of != np.uint8:
+        raise ValueError(f"the data must be an array of uint8 pixels or of floats, got {dtype_of}")
     return np.divide(pixels, 127.5, dtype=dtype) - 1

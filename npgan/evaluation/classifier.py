@@ -24,7 +24,7 @@ from npgan.backend import Array, Backend, to_numpy
 from npgan.data.batches import batch_bounds, iterations_per_epoch, scale_pixels
 from npgan.data.mnist import Dataset, Report, cache_folder
 from npgan.errors import InputError, first_line
-from npgan.files import replacing
+from npgan.files import write_tensors
 from npgan.gan import IMAGE_PIXELS
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
@@ -231,11 +231,8 @@ def _load(path: Path, classifier: Classifier, backend: Backend) -> None:
 
 
 def _write(path: Path, tensors: Mapping[str, Array]) -> None:
-    from safetensors.numpy import save
-
     on_host = {name: np.ascontiguousarray(to_numpy(array)) for name, array in tensors.items()}
-    with replacing(path) as file:
-        file.write(save(on_host, {"sha256": _digest(on_host)}))
+    write_tensors(path, on_host, {"sha256": _digest(on_host)})
 
 
 def _read(path: Path, like: Mapping[str, Array] | None = None) -> dict[str, np.ndarray]:

@@ -279,7 +279,8 @@ def _choose(size: int, elements: int | None, rng: np.random.Generator) -> np.nda
 
 def _relative_error(analytic: np.ndarray, numeric: np.ndarray, typical: Any) -> np.ndarray:
     scale = np.maximum(np.maximum(np.abs(analytic), np.abs(numeric)), typical)
-    return np.abs(analytic - numeric) / np.where(scale == 0.0, 1.0, scale)
+    error: np.ndarray = np.abs(analytic - numeric) / np.where(scale == 0.0, 1.0, scale)
+    return error
 
 
 def _root_mean_square(values: np.ndarray) -> float:

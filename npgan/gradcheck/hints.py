@@ -121,7 +121,8 @@ def locate(wrong: dict[str, bool]) -> str:
 
 
 def _close(a: np.ndarray, b: np.ndarray, size: float) -> np.ndarray:
-    return np.abs(a - b) <= _CLOSE * np.maximum(np.maximum(np.abs(a), np.abs(b)), 1e-3 * size)
+    close: np.ndarray = np.abs(a - b) <= _CLOSE * np.maximum(np.maximum(np.abs(a), np.abs(b)), 1e-3 * size)
+    return close
 
 
 def _is_constant(ratio: np.ndarray) -> bool:

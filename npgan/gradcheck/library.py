@@ -63,8 +63,11 @@ def check_gradients(
     started = time.perf_counter()
     if not methods or set(methods) - set(METHODS):
         raise ValueError(f"methods must be among {METHODS}, got {tuple(methods)}")
-    if elements is not None and elements < 1:
-        raise ValueError(f"elements must be at least 1, got {elements}")
+    for name, count, least in (("elements", elements, 1), ("directions", directions, 0)):
+        if count is not None and (not isinstance(count, int | np.integer) or count < least):
+            raise ValueError(f"{name} must be at least {least} and whole, got {count!r}")
+    if tolerance is not None and not 0.0 < tolerance < 1.0:
+        raise ValueError(f"tolerance must be above 0 and below 1, got {tolerance}")
     rng = np.random.default_rng((seed, 1))  # not of the seed alone: the reader's own x may be its first numbers
     if isinstance(f, Layer):
         if inputs is not None or kinks is not None:
@@ -149,6 +152,8 @@ def _checked_output(f: Callable[..., Array], arrays: dict[str, Array]) -> Array:
         raise TypeError(f"f returned a {type(y).__name__}, not an array")
     if y.dtype.kind != "f":
         raise TypeError(f"f returned {y.dtype} for float64 inputs: it must return floats")
+    if y.size == 0:
+        raise ValueError(f"f returned no elements: shape {y.shape}")
     for name, array in arrays.items():
         if not bool((to_numpy(array) == to_numpy(before[name])).all()):
             raise ValueError(f"f changed {name} in place: it must leave its inputs as they are")

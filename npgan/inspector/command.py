@@ -13,6 +13,7 @@ from npgan.config import TrainConfig
 from npgan.console import Console
 from npgan.data.mnist import load_dataset
 from npgan.errors import InputError, one_line
+from npgan.files import named_output
 from npgan.gan import new_state
 from npgan.inspector.history import (
     RunHistory,
@@ -30,6 +31,7 @@ from npgan.inspector.proof import prove
 from npgan.inspector.terminal import print_screen, print_step, print_toy
 from npgan.inspector.trace import StepTrace, inspect_step
 from npgan.runs.folder import RunFolder
+from npgan.runs.owned import is_of_a_run
 
 _MORE = "--full shows all operations, --summary a line of each, --only D.3 one layer, --html FILE a page"
 
@@ -80,6 +82,8 @@ def inspect(
         raise InputError(f"{'--step' if step is not None else '--compare'} needs a RUN, such as runs/mnist-…")
     if html is not None and not html.parent.is_dir():
         raise InputError(f"--html {html}: the folder {html.parent} does not exist")
+    if html is not None and is_of_a_run(html):
+        raise InputError(f"--html {html}: is a file of a run: name another one")
     with console.status("taking a step apart …"):
         seen = (
             _new(dataset, data_dir, seed, console)
@@ -111,7 +115,8 @@ def inspect(
     if html is not None:
         try:
             text = page(seen.title, seen.trace, verdicts, seen.history, comparing)
-            html.write_text(text, encoding="utf-8", errors="replace")
+            with named_output(html) as file:
+                file.write(text.encode(errors="replace"))
         except OSError as error:
             raise InputError(f"--html {html}: cannot be written: {error.strerror}") from None
         console.print(f"\npage  {html}")

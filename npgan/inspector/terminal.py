@@ -307,7 +307,7 @@ def _half_blocks(pixels: np.ndarray) -> Text:
 
 def _characters(values: np.ndarray, ramp: str) -> Text:
     """A character for the mean of two pixels in [−1, 1]. Shapes: (28, 28)."""
-    means = (values[::2] + values[1::2]) / 2.0
+    means = np.nan_to_num((values[::2] + values[1::2]) / 2.0)  # NaN as 0
     places = np.clip((means + 1.0) / 2.0 * len(ramp), 0, len(ramp) - 1).astype(int)
     return Text("\n".join("".join(ramp[place] for place in row) for row in places))
 

@@ -108,8 +108,7 @@ class LeakyReLU(Layer):
 
     def __init__(self, slope: float = 0.2) -> None:
         """Raises ValueError unless 0 ≤ slope < 1."""
-        if not 0.0 <= slope < 1.0:
-            raise ValueError(f"LeakyReLU({slope}): the slope must be at least 0 and below 1")
+        expect.share("LeakyReLU", "slope", slope)
         self.slope = slope
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Array]:
@@ -129,8 +128,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float = 0.5) -> None:
         """Raises ValueError unless 0 ≤ rate < 1."""
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"Dropout({rate}): the rate must be at least 0 and below 1")
+        expect.share("Dropout", "rate", rate)
         self.rate = rate
         self.scale = 1.0 / (1.0 - rate)
         self.threshold = round(rate * 65536)  # so many of the 2¹⁶ values of 16 random bits mean "dropped"
@@ -202,6 +200,7 @@ class Maxout(Layer):
         return width and width // self.pieces
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, Array]:
+        self.output_width(x.shape[1])
         return ops.maxout_forward(x, self.pieces), x
 
     def backward(self, dy: Array, cache: Array) -> Array:

@@ -37,13 +37,14 @@ class Loss:
 
 def BinaryCrossEntropy() -> Loss:
     """On probabilities p (N, 1), the output of a sigmoid."""
-    return Loss("binary cross-entropy", ops.binary_cross_entropy_forward, ops.binary_cross_entropy_backward)
+    value, gradient = ops.binary_cross_entropy_forward, ops.binary_cross_entropy_backward
+    return Loss("binary cross-entropy", value, gradient, check=expect.probabilities)
 
 
 def BinaryCrossEntropyWithLogits() -> Loss:
     """On logits z (N, 1): stable, and its gradient does not fade where the sigmoid saturates."""
     value, gradient = ops.binary_cross_entropy_with_logits_forward, ops.binary_cross_entropy_with_logits_backward
-    return Loss("binary cross-entropy with logits", value, gradient, ops.sigmoid_forward)
+    return Loss("binary cross-entropy with logits", value, gradient, ops.sigmoid_forward, expect.probabilities)
 
 
 def Relativistic() -> Loss:

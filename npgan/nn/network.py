@@ -25,7 +25,9 @@ class Sequential(Chain, Layer):
 
     def __call__(self, x: Array) -> Array:
         """The output alone, without dropout. Shapes: x (N, I) → y (N, O). Raises ValueError for NaN and infinity."""
-        expect.finite(next(self.leaves()), x)
+        first = next(self.leaves())
+        expect.rows_of_floats(first, x)
+        expect.finite(first, x)
         return self.forward(x)[0]
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from npgan import expect
 from npgan.backend import Array
 from npgan.nn.layers import Layer
 
@@ -21,9 +22,9 @@ class Adam:
 
         Raises ValueError for rates that cannot be meant.
         """
-        if not (lr > 0.0 and 0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0 and epsilon > 0.0):
-            raise ValueError(f"Adam: wanted lr > 0, 0 ≤ β₁, β₂ < 1 and ε > 0, got {lr}, {beta1}, {beta2}, {epsilon}")
+        expect.rates(lr, beta1, beta2, epsilon)
         parameters = getattr(net, "parameters", net)
+        expect.vector(parameters)
         self.lr, self.beta1, self.beta2, self.epsilon = lr, beta1, beta2, epsilon
         self.m, self.v, self.step = np.zeros_like(parameters), np.zeros_like(parameters), 0
 
@@ -32,6 +33,7 @@ class Adam:
 
         m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,  parameters ← parameters − lr·m̂/(√v̂ + ε)
         """
+        expect.vectors_like(self.m, parameters, gradients)
         self.step += 1
         self.m *= self.beta1
         self.m += (1.0 - self.beta1) * gradients

@@ -136,7 +136,7 @@ def _read_metadata(path: Path, body: str) -> tuple[TrainConfig, int, dict[str, A
             raise OtherVersion(f"checkpoint format {values['format']!r}, this version of npgan reads {FORMAT}")
         step, runtime = values["step"], dict(values["runtime"])
         texts = [text for name in _TEXTS & set(runtime) if (text := runtime[name]) is not None]
-        if type(step) is not int or not 0 <= step < 2**53 or not all(map(_is_text, texts)):
+        if type(step) is not int or not 0 <= step < 2**32 or not all(map(_is_text, texts)):
             raise ValueError("step or runtime")
         if runtime.get("precision") not in (None, "fp32", "tf32") or not all(
             _is_count(runtime.get(n)) for n in _COUNTS

@@ -46,7 +46,7 @@ def _drawing(
     """A method that draws by rich or plotext: what goes wrong there ends nothing, and is told once, to the log."""
 
     @wraps(method)
-    def drawn(display: TrainingDisplay, *arguments: _P.args, **more: _P.kwargs) -> None:
+    def drawn(display: TrainingDisplay, /, *arguments: _P.args, **more: _P.kwargs) -> None:
         try:
             method(display, *arguments, **more)
         except Exception as error:

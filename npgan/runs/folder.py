@@ -43,6 +43,7 @@ from npgan.runs.owned import (
     STARTING_FILE,
     in_the_way,
     is_regular,
+    lies_in_a_run,
     move,
     own_entries,
     temporary_files,
@@ -152,6 +153,8 @@ class RunFolder:
         """Raises InputError when a new run must not be made here: in a folder of somebody else's files, or, unless
         ``overwrite`` is set, in place of another run."""
         path = self.path
+        if lies_in_a_run(path):
+            raise InputError(f"--out {path}: lies among the files of a run: name a folder of its own")
         if not os.path.lexists(path):
             return
         try:
@@ -165,8 +168,10 @@ class RunFolder:
             return
         if self._checkpoint_files():
             raise InputError(f"--out {path}: holds a run already: resume with --resume {path}, or add --overwrite")
-        if self.config_file.exists() or self.metrics_file.exists():
-            raise InputError(f"--out {path}: holds a run without a checkpoint: add --overwrite to replace it")
+        found = own_entries(path)
+        if found and not own_entries(self._previous):  # else ``settle`` decides first
+            told = f"holds a run without a checkpoint, such as its {found[0].name}: add --overwrite to replace it"
+            raise InputError(f"--out {path}: {told}")
 
     def check_files(self, checkpoints: bool = True) -> None:
         """Raises InputError when something has a name of npgan's and is nothing that npgan writes, such as a link.
@@ -175,7 +180,7 @@ class RunFolder:
         """
         self._refuse_links()
         fixed = [self.path / name for name in (MARKER_FILE, LOCK_FILE, SOFT_LOCK_FILE)]
-        for entry in (*own_entries(self.path), *filter(os.path.lexists, fixed)):
+        for entry in (*own_entries(self.path), *own_entries(self._previous), *filter(os.path.lexists, fixed)):
             if not is_regular(entry) and (checkpoints or not CHECKPOINT_NAME.match(entry.name)):
                 raise InputError(f"{entry}: is not a regular file, so npgan did not write it: move it away")
 
@@ -299,7 +304,7 @@ class RunFolder:
             trained = json.loads(_read_text(self._marker_file))["trained_ns"]
         except (InputError, ValueError, LookupError, TypeError, RecursionError):
             return None
-        return trained if type(trained) is int and 0 < trained < 1 << 62 else None
+        return trained if type(trained) is int and trained > 0 else None
 
     def _mark(self, trained_ns: int | None) -> None:
         trained = {} if trained_ns is None else {"trained_ns": trained_ns}

@@ -83,7 +83,7 @@ class _Unfailing:
 
 
 @contextmanager
-def unfailing_output(report: Callable[[str], None]) -> Iterator[None]:
+def unfailing_output(report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Whatever is printed within, a reader that is gone, a full disk or a lost terminal ends nothing: ``report`` is told."""
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, _Unfailing(sys.stdout, "standard output", report))

@@ -62,6 +62,24 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def is_of_a_run(path: Path) -> bool:
+    """Whether the path, also behind a link, is that of a run's own file, there or not yet, in a folder that npgan made."""
+    path = path.resolve()
+    for run in (path.parent, path.parent.parent):
+        below = "" if run == path.parent else path.parent.name
+        fixed = not below and path.name in (MARKER_FILE, LOCK_FILE, SOFT_LOCK_FILE)
+        named = below in _OWN and _OWN[below].fullmatch(path.name)
+        if is_regular(run / MARKER_FILE) and (fixed or named):
+            return True
+    return False
+
+
+def lies_in_a_run(path: Path) -> bool:
+    """Whether a folder of this path is, or is within, one where a run keeps its own files."""
+    places = [path.resolve(), *path.resolve().parents]
+    return any(each.name in (*_FOLDERS, PREVIOUS) and is_regular(each.parent / MARKER_FILE) for each in places)
+
+
 def in_the_way(run: Path) -> Path | None:
     """What in a folder without a marker has the place of a run's file or folder; None where a run may be made.
 

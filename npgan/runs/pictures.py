@@ -117,12 +117,14 @@ def _frame(caption: str, file: Path) -> Image:
     """A saved picture below a line of text."""
     from PIL import Image, ImageDraw, ImageFont
 
+    picture = None
     try:
-        with Image.open(file) as opened:
-            right = opened.format == "PNG" and opened.mode == "L" and max(opened.size) <= _MOST_PIXELS
-            picture = opened.copy() if right else None
+        if file.is_file():  # opening a pipe would wait for ever
+            with Image.open(file) as opened:
+                right = opened.format == "PNG" and opened.mode == "L" and max(opened.size) <= _MOST_PIXELS
+                picture = opened.copy() if right else None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        picture = None
+        pass
     if picture is None:
         raise InputError(f"{file}: is not a picture of samples")
     frame = Image.new("L", (picture.width, picture.height + _CAPTION_HEIGHT), 0)

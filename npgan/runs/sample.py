@@ -10,11 +10,13 @@ import numpy as np
 
 from npgan.backend import Backend, select, to_numpy
 from npgan.errors import InputError
+from npgan.files import named_output
 from npgan.gan import sampler
 from npgan.nn import philox
 from npgan.nn.network import Sequential
 from npgan.runs.checkpoint import restore
 from npgan.runs.folder import RunFolder
+from npgan.runs.owned import is_of_a_run
 from npgan.runs.pictures import save_grid
 
 
@@ -28,6 +30,8 @@ def generate(run_path: Path, count: int, out: Path | None, *, seed: int, interpo
     if out.suffix not in (".png", ".npy"):
         raise InputError(f"--out {out}: must end in .png or .npy")
     _check_folder(out)
+    if is_of_a_run(out):
+        raise InputError(f"--out {out}: is a file of a run: name another one")
     if not 1 <= count <= 1_000_000:
         raise InputError(f"--n must be from 1 to 1000000, got {count}")
     if not 0 <= seed < 2**64:
@@ -36,16 +40,21 @@ def generate(run_path: Path, count: int, out: Path | None, *, seed: int, interpo
     checkpoint = RunFolder.open_existing(run_path).latest_checkpoint()
     g = sampler(restore(checkpoint, backend))
     latent_dim = checkpoint.config.latent_dim
+    if count * latent_dim >= 2**32:
+        raise InputError(f"--n {count} times {latent_dim} numbers are more than one draw has: take fewer")
     noise = _interpolation(seed, count, latent_dim) if interpolate else noise_vectors(seed, count, latent_dim)
-    images = _generate_in_batches(g, noise, backend).reshape(count, 28, 28)
+    with np.errstate(all="ignore"):  # what is not finite is told below
+        images = _generate_in_batches(g, noise, backend).reshape(count, 28, 28)
+    if not np.isfinite(images).all():
+        raise InputError(f"{checkpoint.path}: its generator makes images that are not all finite numbers")
     try:
         if out.suffix == ".npy":
-            with open(out, "wb") as file:
+            with named_output(out) as file:
                 np.save(file, images)
         else:
-            save_grid(images, out)
+            save_grid(images, out.resolve())  # not in the place of a link
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from None
+        raise InputError(f"--out {out}: cannot be written: {error.strerror or error}") from None
     return f"{out}: {count} samples of {run_path} after step {checkpoint.step}"
 
 
@@ -58,7 +67,7 @@ def animate(run_path: Path, out: Path | None, colormap: str) -> str:
     run = RunFolder.open_existing(run_path)
     out = out or run.animation_file
     try:
-        frames, epoch = run.save_animation(out, colormap)
+        frames, epoch = run.save_animation(out.resolve(), colormap)
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror or error}") from None
     return f"{out}: {frames} {'picture' if frames == 1 else 'pictures'} of {run_path} up to epoch {epoch}"
@@ -72,6 +81,8 @@ def _free_name() -> Path:
 def _check_folder(out: Path) -> None:
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist")
+    if out.exists() and not out.is_file():  # opening a pipe would wait for ever
+        raise InputError(f"--out {out}: is not a regular file")
 
 
 def _generate_in_batches(g: Sequential, noise: np.ndarray, backend: Backend, rows: int = 1000) -> np.ndarray:

@@ -44,3 +44,12 @@ def test_scale_pixels(dtype: Any) -> None:
     assert scaled[0, 0] == -1 and scaled[1, 127] == 1 and np.all(np.diff(scaled.reshape(-1)) > 0)
     assert np.allclose(scaled, pixels / np.float64(127.5) - 1, rtol=0, atol=2 * np.finfo(dtype).eps)
     assert scale_pixels(pixels).dtype == np.float32
+
+
+def test_floats_are_taken_as_they_are_but_only_finite_ones() -> None:
+    points = np.array([[0.25, -3.0], [7.0, 0.0]])
+    np.testing.assert_array_equal(scale_pixels(points), points.astype(np.float32))
+    for bad in (np.nan, np.inf, -np.inf):
+        points[1, 0] = bad
+        with pytest.raises(ValueError, match="the data hold NaN or infinity"):
+            scale_pixels(points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,3 +139,21 @@ def test_an_engine_on_a_cpu_stops_where_it_diverges(make: Make, backend: Backend
     assert len(metrics) == 1 and state.step == 2 and not np.isfinite(metrics).all()
     first = next((net, name) for net, name, array in engine.tensors() if not np.isfinite(array).all())
     assert first == ("generator", "output of layer 2 (Dense)")
+
+
+@pytest.mark.parametrize(("asked", "given"), [("tf32", "tf32"), (None, "fp32")])
+def test_the_gpu_is_told_the_library_and_the_precision(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, given: str
+) -> None:
+    from npgan.engines.cuda import device
+
+    told: list[Any] = []
+
+    def gpu(xp: ModuleType, precision: str) -> SimpleNamespace:
+        told.append((xp, precision))
+        return SimpleNamespace(gemm="a GEMM of its own")
+
+    monkeypatch.setattr(device, "Gpu", gpu)
+    choice = choose(Compute("cupy", precision=asked), Backend("cupy", np, "a GPU", "asked for"))
+    assert told == [(np, given)]
+    assert choice.name == "fused" and "a GEMM of its own" in choice.reason

@@ -143,6 +143,14 @@ def test_the_formula_is_found_behind_other_words() -> None:
     assert [line for _, line in source.code] == ["return softplus_backward(dy, x)"]
 
 
+def test_a_function_of_a_docstring_alone_is_quoted_too() -> None:
+    def nothing(dy: Array, x: Array) -> None:
+        """dx = nothing."""
+
+    source = read_source(nothing)
+    assert source is not None and [line for _, line in source.code] == ['"""dx = nothing."""']
+
+
 def test_the_same_seed_gives_the_same_report() -> None:
     def numbers(seed: int) -> list[float]:
         report = check_gradients(softplus, softplus_backward, [random(3, 3)], seed=seed)
@@ -359,7 +367,9 @@ def test_a_network_with_dropout_and_a_nested_one_is_checked_and_left_as_it_is() 
 
 def test_a_layer_is_checked_without_a_network() -> None:
     layer = _Square(3)
-    assert check_gradients(layer, _normal(4, 3)).passed
+    report = check_gradients(layer, _normal(4, 3))
+    assert report.passed
+    assert {result.method: result.tolerance for result in report.results} == {COMPLEX: 1e-10, CENTRAL: 1e-6}
     assert not hasattr(layer, "gain")
     assert check_gradients(Dense(3, 2), _normal(4, 3)).passed
 
@@ -445,3 +455,18 @@ def test_an_input_at_which_a_wrong_backward_need_not_show_is_noted() -> None:
     assert dead.passed and "all derivatives that were compared in x are 0" in str(dead)
     assert not check_gradients(np.tanh, lambda dy, x: dy / np.cosh(x) ** 2, {"x": _normal(6)}).notes
     assert not check_gradients(Dropout(0.9), _normal(6, 6)).notes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"elements": 2.5}, {"directions": -1}, {"directions": "a"}, {"tolerance": 0.0}, {"tolerance": float("inf")},
+     {"tolerance": float("nan")}],
+)  # fmt: skip
+def test_settings_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be"):
+        check_gradients(lambda x: x * x, lambda dy, x: dy * 2 * x, [np.ones(3)], **wrong)
+
+
+def test_an_empty_output_proves_nothing() -> None:
+    with pytest.raises(ValueError, match="f returned no elements"):
+        check_gradients(lambda x: x[:0], lambda dy, x: np.zeros_like(x), [np.ones(3)])

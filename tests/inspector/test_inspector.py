@@ -234,6 +234,10 @@ def test_accuracy_is_the_share_of_rows_that_d_calls_by_their_name(trace: StepTra
     assert shot.figures["D(fake)"] == pytest.approx((0.5 + 0.4 + 0.2 + 0.51) / 4)
     assert shot.figures["D(fake), G step"] == pytest.approx(0.4)
     assert shot.step == 1 and shot.epoch == 0.0
+    assert set(shot.share) == {f"{op.key} {name}" for op in seen.ops for name in op.shares} - {
+        f"{op.key} kept" for op in seen.ops
+    }
+    assert any("saturated" in name for name in shot.share) and any("negative slope" in name for name in shot.share)
     assert set(shot.ratio) == {
         f"{net}.{index}.weight" for net, stride in (("D", 3), ("G", 2)) for index in range(0, 4 * stride, stride)
     }

@@ -220,6 +220,14 @@ def test_inputs_that_do_not_fit(x: Any, got: str) -> None:
         net(x)
 
 
+@pytest.mark.parametrize("x", [np.ones((2, 3), int), np.ones((0, 3)), np.ones(3), [[1.0, 2.0, 3.0]], None])
+def test_a_network_looks_at_its_input_whatever_its_first_layer(x: Any) -> None:
+    net = Sequential([LeakyReLU(), Tanh()])
+    for call in (net, net.forward):
+        with pytest.raises(ValueError, match=r"^LeakyReLU\(0.2\): got .*, wanted floats of shape"):
+            call(x)
+
+
 def test_gradients_that_do_not_fit() -> None:
     net = _small()
     _, caches = net.forward(np.ones((3, 6)))
@@ -243,6 +251,7 @@ def test_dropout_refuses_integers() -> None:
     "make",
     [
         lambda: Dense(0, 3), lambda: Dense(3, -1), lambda: Dense(2.5, 3), lambda: Dense(True, 3), lambda: Dense("2", 3),
+        lambda: Dropout("0.3"), lambda: LeakyReLU(None), lambda: Dropout(True),
         lambda: LeakyReLU(float("nan")), lambda: LeakyReLU(1.0), lambda: LeakyReLU(-0.1),
         lambda: Dropout(1.0), lambda: Dropout(float("nan")), lambda: Dropout(-0.1),
         lambda: Maxout(1), lambda: Maxout(2.0), lambda: Sequential([Dense(2, 5), Maxout(2)]),
@@ -268,7 +277,18 @@ def test_parameters_are_floats(dtype: Any) -> None:
         Sequential([Dense(2, 2)], dtype)
 
 
-@pytest.mark.parametrize("layers", [[], [Dense(2, 2), np.tanh], [Dense]])
+def test_a_width_that_maxout_cannot_share_out_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Maxout\(2\) cannot follow a width of 5"):
+        Sequential([Maxout(2)])(np.ones((3, 5)))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a"])
+def test_seeds_are_whole_numbers(seed: Any) -> None:
+    with pytest.raises(ValueError, match="wanted whole numbers from 0 on"):
+        Sequential([Dense(2, 2)], seed=seed)
+
+
+@pytest.mark.parametrize("layers", [[], [Dense(2, 2), np.tanh], [Dense], None, Dense(2, 2)])
 def test_a_network_is_made_of_layers(layers: list[Any]) -> None:
     with pytest.raises(TypeError, match="Sequential takes a list of layers"):
         Sequential(layers)
@@ -377,3 +397,9 @@ def test_a_network_counts_its_dropout_layers() -> None:
 
 def test_a_rate_of_zero_drops_nothing() -> None:
     np.testing.assert_array_equal(_mask(0.0, (50, 50)), np.ones((50, 50), np.float32))
+
+
+@pytest.mark.parametrize("x", [None, "text", np.ones((2, 3), object)])
+def test_what_is_no_array_of_floats_is_told_by_the_call_too(x: Any) -> None:
+    with pytest.raises(ValueError, match=r"Dense\(3, 2\): got .*, wanted floats"):
+        Sequential([Dense(3, 2)])(x)

@@ -46,6 +46,23 @@ def test_targets_of_another_shape_are_refused(make: Any, output: tuple[int, ...]
             method(np.full(output, 0.5), np.ones(target))
 
 
+@pytest.mark.parametrize("make", [BinaryCrossEntropy, BinaryCrossEntropyWithLogits])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 2.0, -1.0])
+def test_targets_that_are_no_probabilities_are_refused(make: Any, wrong: float) -> None:
+    for method in (make().forward, make().backward):
+        with pytest.raises(ValueError, match=r"got a target (with NaN or infinity|outside of 0 to 1)"):
+            method(np.full((2, 1), 0.5), np.array([[1.0], [wrong]]))
+
+
+def test_what_is_no_array_is_refused() -> None:
+    for output, target in ((None, np.ones((2, 1))), (np.ones((2, 1)), [[1.0], [0.0]]), ([[0.5]], np.ones((1, 1)))):
+        for make in (BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy):
+            with pytest.raises(ValueError, match="got "):
+                make().forward(output, target)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mean squared error: got a target with NaN"):
+        MeanSquaredError().backward(np.ones((1, 1)), np.full((1, 1), np.nan))
+
+
 @pytest.mark.parametrize(
     ("label", "told"),
     [

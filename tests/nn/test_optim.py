@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,24 @@ def test_a_network_and_the_papers_defaults() -> None:
 def test_rates_that_cannot_be_meant(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Adam: wanted lr > 0"):
         Adam(np.zeros(3), **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": float("inf")}, {"epsilon": float("inf")}])
+def test_rates_are_finite(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="Adam: wanted lr > 0"):
+        Adam(np.zeros(3), **wrong)
+
+
+@pytest.mark.parametrize("net", [None, Dense(3, 2), Sequential, np.ones(3, int), [1.0, 2.0]])
+def test_what_has_no_parameters_is_refused(net: Any) -> None:
+    with pytest.raises(ValueError, match="Adam: wanted a network or a vector of floats"):
+        Adam(net)
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (3, 1)])
+def test_gradients_of_another_shape_change_nothing(shape: tuple[int, ...]) -> None:
+    parameters = np.ones(3)
+    adam = Adam(parameters)
+    with pytest.raises(ValueError, match="wanted parameters and gradients of shape"):
+        adam.update(parameters, np.ones(shape))
+    assert adam.step == 0 and not adam.m.any() and (parameters == 1.0).all()

@@ -64,13 +64,15 @@ FORGED = {
     ),
     "tensor generator.2.bias is missing": lambda body, tensors: tensors.pop("generator.2.bias"),
     "tensor ../../x is not one of its networks": lambda body, tensors: tensors.update({"../../x": np.zeros(2)}),
-    "expected float32 (2147483647, 256)": _entry("config", latent_dim=2**31 - 1),
+    "expected float32 (536870911, 256)": _entry("config", latent_dim=2**29 - 1),
+    "must be below 2**32": _entry("config", latent_dim=2**31 - 1),
     "its configuration: --epochs must be a whole number": _entry("config", epochs=ESC),
     "its metadata are not those of a run": _entry("runtime", data_dir="a\0b"),
     "its metadata are not those of a run ": _entry("runtime", data_dir="\ud800"),
     "its metadata are not those of a run  ": _entry("runtime", precision=ESC),
     "its metadata are not those of a run   ": _entry("runtime", keep="many"),
     "its metadata are not those of a run    ": lambda body, tensors: body.update(runtime=[1]),
+    "its metadata are not those of a run     ": lambda body, tensors: body.update(step=2**32),  # of no random stream
     "holds step 6": lambda body, tensors: body.update(step=6),
 }  # fmt: skip
 
@@ -174,3 +176,21 @@ def test_restore_checks(whole: Path) -> None:
     checkpoint.tensors["generator.0.bias"] = np.zeros(256)
     with pytest.raises(DamagedCheckpoint, match=r"generator.0.bias is float64 \(256,\), expected float32 \(256,\)"):
         restore(checkpoint, select("numpy"))
+
+
+def test_a_generator_whose_images_are_not_finite(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every number of its weights is: only their sums are not."""
+
+    def spoil(body: dict[str, Any], tensors: Tensors) -> None:
+        for name, array in tensors.items():
+            if name.startswith("generator") and name.endswith("weight"):
+                array[...] = np.where(np.arange(array.size).reshape(array.shape) % 2, 3e38, -3e38)
+
+    forge(run / LAST, spoil)
+    for suffix in ("png", "npy"):
+        assert main(["sample", str(run), "--out", str(tmp_path / f"x.{suffix}")]) == 2
+        assert "images that are not all finite" in capsys.readouterr().err
+        assert not (tmp_path / f"x.{suffix}").exists()
+    with np.errstate(all="ignore"):
+        assert main(["inspect", str(run)]) in (0, 1)
+    assert "Traceback" not in capsys.readouterr().err

@@ -13,7 +13,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,20 @@ EPOCHS = 6
 
 
 @pytest.fixture
-def start(data: Path, tmp_path: Path) -> Start:
-    """Trains in a process of its own, as a user does."""
+def start(data: Path, tmp_path: Path) -> Iterator[Start]:
+    """Trains in a process of its own, as a user does. What a test leaves running ends with it."""
+    begun: list[subprocess.Popen[bytes]] = []
 
     def begin(*flags: str, **options: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "npgan", "train", "--backend", "numpy", "--kernels", "reference"]
         command += ["--data-dir", str(data), "--batch-size", "8", "--out", str(tmp_path / "run"), *flags]
-        return subprocess.Popen(command, cwd=ROOT, **options)
+        begun.append(subprocess.Popen(command, cwd=ROOT, **options))
+        return begun[-1]
 
-    return begin
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
 
 
 def log_of(run: Path) -> str:
@@ -340,3 +345,13 @@ def test_a_log_has_what_was_said_before_there_was_a_file_and_no_codes(tmp_path: 
     assert first.endswith("  early ?[2J") and second.endswith("  late")
     log.open(tmp_path / "nowhere" / "npgan.log")
     log("lost, which is no error")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [("sample", "RUN", "--out", "x.png"), ("inspect", "RUN", "--html", "x.html")])
+def test_a_file_is_written_though_nothing_can_be_shown(run: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "npgan", *(word.replace("RUN", str(run)) for word in words)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full)
+    assert done.returncode == 0
+    assert (tmp_path / words[-1]).stat().st_size > 5000

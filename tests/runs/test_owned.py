@@ -400,3 +400,101 @@ def test_a_marker_is_a_marker_whatever_it_says(runs: Path, train: Train, text: s
     assert RunFolder(runs / "b").last_trained() is None
     assert train("--resume", runs / "b", "--epochs", "2") == 0
     assert newest_run(runs).name == "b"
+
+
+# --- what somebody names to be written
+
+
+@pytest.mark.parametrize("left", ["evaluation.json", "samples/epoch-00001.png", "npgan.log"])
+def test_what_is_left_of_a_run_is_replaced_only_when_asked(
+    run: Path, train: Train, left: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for entry in [*run.glob("*.*"), *run.glob("*/*")]:
+        if entry.is_file() and entry.name != ".npgan-run":
+            entry.unlink()
+    (run / left).write_text("mine\n")
+    assert train("--out", run) == 2
+    assert "add --overwrite" in one_line(capsys)
+    assert (run / left).read_text() == "mine\n"
+    assert train("--out", run, "--overwrite", "--epochs", "1") == 0
+
+
+@pytest.mark.parametrize("place", [".previous-run", "checkpoints", "samples/more"])
+def test_no_run_is_made_among_the_files_of_another(
+    run: Path, train: Train, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next start in ``run`` would have taken that in .previous-run for its own old files."""
+    before = tree(run)
+    assert train("--out", run / place, "--overwrite") == 2
+    assert "lies among the files of a run" in one_line(capsys)
+    assert tree(run) == before
+
+
+def test_a_folder_in_the_place_of_an_old_runs_file(run: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / ".previous-run/config.json").mkdir(parents=True)
+    for flags in (("--resume", run, "--epochs", "5"), ("--out", run, "--overwrite")):
+        assert train(*flags) == 2
+        assert ".previous-run/config.json: is not a regular file" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sample", "RUN", "--out", "RUN/samples/epoch-00001.png"),
+        ("sample", "RUN", "--out", "link.png"),
+        ("inspect", "RUN", "--html", "RUN/config.json"),
+        ("inspect", "RUN", "--html", "RUN/checkpoints/latest"),
+        ("inspect", "RUN", "--html", "RUN/.npgan-run"),
+        ("bench", "--json", "RUN/metrics.jsonl"),
+    ],
+)
+def test_a_runs_own_files_are_no_place_for_anything_else(
+    run: Path,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.png").symlink_to(run / "samples/epoch-00004.png")
+    before = tree(run)
+    assert main([word.replace("RUN", str(run)) for word in words]) == 2
+    assert "is a file of a run: name another one" in one_line(capsys)
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize("name", ["s.npy", "s.png"])
+def test_samples_replace_what_they_are_named_whole_or_not_at_all(
+    run: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, link = tmp_path / name, tmp_path / f"link-{name}"
+    target.write_text("mine\n")
+    link.symlink_to(target)
+    words = ["sample", str(run), "--n", "8", "--out", str(link)]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails(errno.ENOSPC))
+        assert main(words) == 2
+    assert "cannot be written: No space left on device" in one_line(capsys)
+    assert target.read_text() == "mine\n"
+    assert main(words) == 0
+    assert link.is_symlink() and target.stat().st_size > 5000
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def fails(number: int) -> Callable[..., None]:
+    def call(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_in_the_place_of_a_picture_is_not_waited_for(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "s.npy")
+    assert main(["sample", str(run), "--out", str(tmp_path / "s.npy")]) == 2
+    assert "is not a regular file" in one_line(capsys)
+    os.mkfifo(run / "samples/epoch-00009.png")
+    assert main(["sample", str(run), "--animate"]) == 2
+    assert "is not a picture of samples" in one_line(capsys)
