@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from npgan import __version__
-from npgan.config import TrainConfig, flag_name, shown_value
+from npgan.config import PRESETS, TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
 from npgan.errors import InputError, one_line
@@ -125,8 +125,9 @@ def _train(values: dict[str, Any]) -> int:
     from npgan.runs.folder import Keeping
     from npgan.runs.train import DataChoice, FolderChoice, Request, train
 
+    names = [each.name for each in _config_fields()]
     request = Request(
-        config={each.name: values[each.name] for each in _config_fields() if each.name in values},
+        config=PRESETS.get(values["preset"], {}) | {name: values[name] for name in names if name in values},
         data=DataChoice(values["dataset"], values["data_dir"]),
         folder=FolderChoice(values["out"], values["resume"], values["overwrite"]),
         compute=Compute(values["backend_name"], values["precision"], values["kernels"], values["blas"]),
@@ -268,6 +269,9 @@ def _add_train(commands: Any) -> None:
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     _add_colormap(where, COLORMAP, "of the samples in the terminal and of training.gif")
     what = parser.add_argument_group("what is trained (the defaults are the Flux tutorial's)")
+    what.add_argument(
+        "--preset", choices=tuple(PRESETS), help=f"the flags of a recipe: {'; '.join(map(preset_flags, PRESETS))}"
+    )
     for each in _config_fields():
         flag = each.metadata["flag"]
         more = (
@@ -298,6 +302,11 @@ def flag_table() -> str:
         flag = each.metadata["flag"]
         rows.append(f"| `{flag_name(each.name)}` | {_default(each)} | {flag.help} | {flag.bounds} |")
     return "\n".join(rows) + "\n"
+
+
+def preset_flags(name: str) -> str:
+    """A preset written out, such as "r3gan is --loss relativistic --r1 0.5 …"."""
+    return f"{name} is {' '.join(f'{flag_name(each)} {value}' for each, value in PRESETS[name].items())}"
 
 
 def _add_backend(group: Any, text: str) -> None:

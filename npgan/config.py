@@ -66,12 +66,17 @@ _EARLY_PREVIEWS = (1, 2, 5, 10, 20, 50)  # epochs, where no ``output_period`` is
 _PREVIEW_PERIOD = 100  # from there on
 _FEWEST_PREVIEWS = 5  # in a run of at least so many epochs
 
-_NOT_WRITTEN = (
-    "r1",
-    "r2",
-    "ema",
-    "lr_schedule",
-)  # at their defaults, so that files of the tutorial's runs stay what they were
+# What differs from the defaults, by the name of the recipe. A flag given beside --preset goes before it.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Huang et al. 2024, "The GAN is dead; long live the GAN!", for the tutorial's two networks: see docs/evaluation.md
+    "r3gan": {
+        "loss": "relativistic", "r1": 0.5, "r2": 0.5, "dropout": 0.0, "ema": 0.999,
+        "lr_g": 5e-4, "lr_d": 5e-4, "beta1": 0.0,
+    },
+}  # fmt: skip
+
+# at their defaults, so that files of the tutorial's runs stay what they were
+_NOT_WRITTEN = ("r1", "r2", "ema", "lr_schedule")
 _ADDED_LATER = ("train_images", "eval_every", *_NOT_WRITTEN)  # fields that the first runs did not have
 _REMOVED = {
     "networks": "tutorial",

@@ -59,8 +59,9 @@ def rows_of_floats(who: object, array: Array, rows: int | None = None, width: in
         )
 
 
-def finite(who: object, array: Array) -> None:
-    """Unless all numbers are finite."""
+def rows_of_finite_floats(who: object, array: Array) -> None:
+    """The same, and unless all numbers are finite."""
+    rows_of_floats(who, array)
     if not bool(np.isfinite(array).all()):
         raise ValueError(f"{who}: got an input with NaN or infinity, wanted finite numbers")
 

@@ -66,7 +66,12 @@ class TrainState:
     optimizer_g: Adam
     optimizer_d: Adam
     step: int = 0  # iterations done
-    average: Array | None = None  # of G's parameters (P,), for samples: with ``config.ema``
+    average: Sequential | None = None  # with ``config.ema``: a G whose parameters are the average of G's over the steps
+
+    @property
+    def sampler(self) -> Sequential:
+        """The generator that samples are drawn with."""
+        return self.average or self.generator
 
 
 class StepMetrics(NamedTuple):
@@ -84,7 +89,7 @@ def new_state(config: TrainConfig, backend: Backend, dtype: Any = np.float32) ->
     """The state before the first iteration: weights drawn from the config's seed, Adam's moments 0."""
     g, d = generator(config, dtype, backend.xp), discriminator(config, dtype, backend.xp)
     settings = config.beta1, config.beta2, config.adam_epsilon
-    average = g.parameters.copy() if config.ema else None
+    average = g.astype(dtype) if config.ema else None
     return TrainState(g, d, Adam(g, config.lr_g, *settings), Adam(d, config.lr_d, *settings), 0, average)
 
 
@@ -125,8 +130,8 @@ def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMet
     g.backward(dshown[-len(fake) :], g_caches)
     state.optimizer_g.update(g.parameters, g.gradients)
     if state.average is not None:
-        keep = kept_of_average(config.ema, state.step)
-        state.average += (1.0 - keep) * (g.parameters - state.average)
+        average = state.average.parameters
+        average += (1.0 - kept_of_average(config.ema, state.step)) * (g.parameters - average)
 
     state.step += 1
     p = loss.probability(output)
@@ -147,16 +152,6 @@ def kept_of_average(ema: float, step: int) -> float:
     return min(ema, (1.0 + step) / (10.0 + step))
 
 
-def sampler(state: TrainState) -> Sequential:
-    """G with the weights that samples are drawn with: their average where there is one."""
-    if state.average is None:
-        return state.generator
-    g = state.generator.astype(state.average.dtype)
-    g.parameters[...] = state.average
-    return g
-
-
 def loss_of(config: TrainConfig) -> Loss:
-    return {"bce": BinaryCrossEntropy, "bce-logits": BinaryCrossEntropyWithLogits, "relativistic": Relativistic}[
-        config.loss
-    ]()
+    losses = {"bce": BinaryCrossEntropy, "bce-logits": BinaryCrossEntropyWithLogits, "relativistic": Relativistic}
+    return losses[config.loss]()

@@ -20,6 +20,7 @@ from PIL import Image
 from npgan import __version__, cli, engines
 from npgan.backend import Backend
 from npgan.cli import main
+from npgan.config import TrainConfig
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
 from npgan.engines import Choice, Compute, Report
@@ -151,11 +152,11 @@ def test_the_header_stands_before_compiling_and_what_was_chosen_after_it(
 
     shown = []
 
-    def choose(compute: Compute, backend: Backend, report: Report) -> Choice:
+    def choose(compute: Compute, backend: Backend, report: Report, config: TrainConfig) -> Choice:
         shown.append(capsys.readouterr().out)
         report("compiling")
         shown.append(capsys.readouterr().err)
-        return engines.choose(compute, backend, report)
+        return engines.choose(compute, backend, report, config)
 
     monkeypatch.setattr(run_module, "choose", choose)
     assert main(_train(data, tmp_path / "run")) == 0
@@ -184,9 +185,9 @@ import numpy as np
 from npgan.cli import main
 from npgan.runs import train as run_module
 
-def choose(compute, backend, report, choose=run_module.choose):
+def choose(compute, backend, report, config, choose=run_module.choose):
     report("compiling")
-    return choose(compute, backend, report)
+    return choose(compute, backend, report, config)
 
 def broken(*of):
     raise OSError(28, "No space left on device", "training.gif")

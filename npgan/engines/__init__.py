@@ -64,8 +64,11 @@ class Choice:
     start: Start
 
 
-def choose(compute: Compute, backend: Backend, report: Report = lambda line: None) -> Choice:
-    """The engine for ``--kernels`` on ``backend``. ``compute.precision`` counts on a GPU only.
+def choose(
+    compute: Compute, backend: Backend, report: Report = lambda line: None, config: TrainConfig | None = None
+) -> Choice:
+    """The engine for ``--kernels`` on ``backend`` and for ``config``, by default the tutorial's. ``compute.precision`` counts
+    on a GPU only.
 
     ``report`` is told when kernels have to be compiled first, which happens once on a machine. Raises InputError when fused
     kernels are asked for and cannot be had.
@@ -75,7 +78,7 @@ def choose(compute: Compute, backend: Backend, report: Report = lambda line: Non
     if compute.kernels == "reference":
         return _textbook(compute, backend, "asked for by --kernels reference")
     try:
-        return (_cpu if backend.name == "numpy" else _cuda)(compute, backend, report)
+        return _cpu(compute, report) if backend.name == "numpy" else _cuda(compute, backend, report, config)
     except InputError as problem:
         if compute.kernels == "fused":
             raise InputError(f"--kernels fused: {problem}") from None
@@ -91,7 +94,7 @@ def _textbook(compute: Compute, backend: Backend, why: str) -> Choice:
     return Choice("reference", why, gemm, sums, ReferenceEngine)
 
 
-def _cpu(compute: Compute, backend: Backend, report: Report) -> Choice:
+def _cpu(compute: Compute, report: Report) -> Choice:
     try:
         import numba
     except ImportError as error:
@@ -115,11 +118,13 @@ def _cpu(compute: Compute, backend: Backend, report: Report) -> Choice:
     return Choice("fused", "; ".join(why), said, sums, lambda *run: FusedEngine(CpuKernels(multiply), *run))
 
 
-def _cuda(compute: Compute, backend: Backend, report: Report) -> Choice:
+def _cuda(compute: Compute, backend: Backend, report: Report, config: TrainConfig | None) -> Choice:
     from npgan.engines.base import FusedEngine
     from npgan.engines.cuda.device import Gpu
-    from npgan.engines.cuda.kernels import CudaKernels
+    from npgan.engines.cuda.kernels import NO_KERNELS, CudaKernels, has_kernels
 
+    if config and not has_kernels(config):
+        raise InputError(NO_KERNELS)
     with _notice(report):
         gpu = Gpu(backend.xp, compute.precision or "fp32")
     why = f"iterations as CUDA graphs, {gpu.gemm}"

@@ -338,7 +338,7 @@ class FusedStep:
         return Penalty(rate, value, [self.kernels.empty(2 * rows, layer.in_features) for layer in self.d])
 
     def _parameters(
-        self, net: Sequential, optimizer: Adam, average: Array | None, constants: Array
+        self, net: Sequential, optimizer: Adam, average: Sequential | None, constants: Array
     ) -> tuple[list[Parameters], Array]:
         """Of each Dense layer, and the parts of Σ gradient² of all of them."""
         counts = [self.kernels.partial_sums(layer) for layer in _dense(net)]
@@ -348,7 +348,7 @@ class FusedStep:
         for layer, count in zip(_dense(net), counts, strict=True):
             own = slice(start, start + layer.weight.size + layer.bias.size)
             vectors = net.gradients[own], net.parameters[own], optimizer.m[own], optimizer.v[own]
-            own_average = None if average is None else average[own]
+            own_average = None if average is None else average.parameters[own]
             own_squares = squares[part : part + count]
             found.append(Parameters(layer, *vectors, optimizer, constants, own_squares, own_average, self.config.ema))
             start, part = own.stop, part + count

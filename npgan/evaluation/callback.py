@@ -13,7 +13,7 @@ from npgan.evaluation.figures import Figures, Judge
 from npgan.evaluation.picture import HISTORY_FILE, history_lines, save_curves
 from npgan.evaluation.sources import from_generator
 from npgan.files import replacing
-from npgan.gan import TrainState, sampler
+from npgan.gan import TrainState
 from npgan.runs.folder import RunFolder
 from npgan.runs.lines import Series
 
@@ -44,7 +44,7 @@ class FiguresObserver:
 
     def observe(self, state: TrainState, epoch: int) -> str:
         """Measures and writes. Returns a line that says what came out. ``state`` is left as it is."""
-        images = from_generator(sampler(state), SAMPLES, 0, self._backend)
+        images = from_generator(state.sampler, SAMPLES, 0, self._backend)
         figures, _ = self._judge.figures(images, with_memory=False)
         if self._history is None:
             self._history = self._cut_history()

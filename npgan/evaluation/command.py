@@ -19,7 +19,7 @@ from npgan.evaluation.figures import RECIPE, Judge, check_sample_count
 from npgan.evaluation.picture import save_picture
 from npgan.evaluation.report import Facts, Row, Steps, tables, warnings, write_json
 from npgan.evaluation.sources import KMEANS_ITERATIONS, from_generator, kmeans_centers, noise_images, which_real
-from npgan.gan import new_state, sampler
+from npgan.gan import new_state
 from npgan.nn.network import Sequential
 from npgan.runs.checkpoint import Checkpoint, restore
 from npgan.runs.folder import RunFolder
@@ -62,7 +62,7 @@ def evaluate(
     checkpoint = run.latest_checkpoint()
     train, test = _data_of(checkpoint, data_dir, run_path, report)
     check_sample_count(n, len(train.images))
-    g = sampler(restore(checkpoint, backend))
+    g = restore(checkpoint, backend).sampler
     epochs = epochs_left(train, RECIPE, backend) if train.labels is not None else 0
     with _steps(console, epochs, n, seeds, quiet) as steps:
         judge = Judge(train, test, backend, report, lambda line: steps.step(line, _EPOCH_COST))

@@ -127,7 +127,7 @@ BUGS = (
         (("(np.sqrt(self.v_hat()) + self.epsilon)", "np.sqrt(self.v_hat() + self.epsilon)"),),
         "small",
     ),
-    Bug("Adam's β₁ and β₂ mixed up in m", "nn.optim.Adam.update", (("self.m *= self.beta1", "self.m *= self.beta2"),)),
+    Bug("Adam's β₁ and β₂ mixed up in m", "nn.optim.Adam.update", (("self.beta1 * self.m", "self.beta2 * self.m"),)),
     Bug("Adam's t counts every step twice", "nn.optim.Adam.update", (("self.step += 1", "self.step += 2"),), "factor"),
     Bug(
         "the real batch's gradient from the fake batch's cache",

@@ -67,8 +67,7 @@ class Dense(Layer):
     def __init__(self, in_features: int, out_features: int) -> None:
         """Raises ValueError for widths below 1."""
         expect.whole_numbers("Dense", 1, in_features, out_features)
-        self.in_features = in_features
-        self.out_features = out_features
+        self.in_features, self.out_features = in_features, out_features
 
     def shapes(self) -> dict[str, Shape]:
         return {"weight": (self.in_features, self.out_features), "bias": (self.out_features,)}

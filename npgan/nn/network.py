@@ -25,9 +25,7 @@ class Sequential(Chain, Layer):
 
     def __call__(self, x: Array) -> Array:
         """The output alone, without dropout. Shapes: x (N, I) → y (N, O). Raises ValueError for NaN and infinity."""
-        first = next(self.leaves())
-        expect.rows_of_floats(first, x)
-        expect.finite(first, x)
+        expect.rows_of_finite_floats(next(self.leaves()), x)
         return self.forward(x)[0]
 
     def forward(self, x: Array, key: DropoutKey | None = None) -> tuple[Array, list[Any]]:

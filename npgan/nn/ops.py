@@ -170,24 +170,23 @@ def binary_cross_entropy_with_logits_backward(z: Array, target: Array) -> Array:
 
 
 def relativistic_forward(z: Array, target: Array) -> Array:
-    """L = mean_n of log(1 + e^−d_n), d_n = ±(z_n − z_b+n). Shapes: z, target (2b, 1) → L (). Jolicoeur-Martineau 2019.
+    """The loss above, of the logits z_n − z_b+n of b pairs. Shapes: z, target (2b, 1) → L (). Jolicoeur-Martineau 2019.
 
-    Row n of the first half and row n of the second are a pair, and d_n is the logit of the one with the higher target less
-    that of the other: D is to tell real from fake, not to find each real or fake by itself (RpGAN, Huang et al. 2024).
+    Rows n and b + n are a pair, one real and one fake. Their difference is the logit that the first is the more real one:
+    log(1 + e^−(z_n − z_b+n)) where its target is 1, log(1 + e^(z_n − z_b+n)) where it is 0 (RpGAN, Huang et al. 2024).
     """
-    first, second = np.split(np.sign(target - 0.5) * z, 2)
-    return binary_cross_entropy_with_logits_forward(first + second, np.ones_like(first))
+    first, second = np.split(z, 2)
+    return binary_cross_entropy_with_logits_forward(first - second, target[: len(first)])
 
 
 def relativistic_backward(z: Array, target: Array) -> Array:
-    """dz = ∓(1 − σ(d))/b, with opposite signs in a pair. Shapes: z, target (2b, 1) → dz (2b, 1).
+    """dz = (dd, −dd) with dd_n = (σ(z_n − z_b+n) − t_n)/b. Shapes: z, target (2b, 1) → dz (2b, 1).
 
-    d/dd log(1 + e^−d) = σ(d) − 1, and d is linear in both logits of the pair, with slopes 1 and −1.
+    The difference has slope 1 in the first logit of its pair and −1 in the second.
     """
-    sign = np.sign(target - 0.5)
-    first, second = np.split(sign * z, 2)
-    dd = binary_cross_entropy_with_logits_backward(first + second, np.ones_like(first))
-    return sign * np.concatenate([dd, dd])
+    first, second = np.split(z, 2)
+    dd = binary_cross_entropy_with_logits_backward(first - second, target[: len(first)])
+    return np.concatenate([dd, -dd])
 
 
 def mean_squared_error_forward(y: Array, target: Array) -> Array:

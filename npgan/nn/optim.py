@@ -35,10 +35,8 @@ class Adam:
         """
         expect.vectors_like(self.m, parameters, gradients)
         self.step += 1
-        self.m *= self.beta1
-        self.m += (1.0 - self.beta1) * gradients
-        self.v *= self.beta2
-        self.v += (1.0 - self.beta2) * gradients**2
+        self.m[...] = self.beta1 * self.m + (1.0 - self.beta1) * gradients
+        self.v[...] = self.beta2 * self.v + (1.0 - self.beta2) * gradients**2
         parameters -= self.lr * self.m_hat() / (np.sqrt(self.v_hat()) + self.epsilon)
 
     def m_hat(self) -> Array:

@@ -27,6 +27,7 @@ _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85  # added to the key before each further round
 _ROUNDS = 10
 _LOW_32 = 0xFFFFFFFF
+Words = tuple[Array, Array, Array, Array]  # 32 bits each
 
 
 class Stream(IntEnum):
@@ -40,9 +41,7 @@ class Stream(IntEnum):
     DIGITS = 5  # the embedded stroke-drawn data set
 
 
-def philox4x32_10(
-    counter: tuple[Array, Array, Array, Array], key: tuple[int, int]
-) -> tuple[Array, Array, Array, Array]:
+def philox4x32_10(counter: Words, key: tuple[int, int]) -> Words:
     """Ten Philox rounds. Counter words: integers or uint64 arrays holding values below 2**32, any common shape.
 
     Returns four uint64 arrays (or integers) with values below 2**32. Source: Salmon et al. 2011, section 3.3.
@@ -50,14 +49,8 @@ def philox4x32_10(
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        product_0 = c0 * _MULTIPLIER_0
-        product_1 = c2 * _MULTIPLIER_1
-        c0, c1, c2, c3 = (
-            (product_1 >> 32) ^ c1 ^ k0,
-            product_1 & _LOW_32,
-            (product_0 >> 32) ^ c3 ^ k1,
-            product_0 & _LOW_32,
-        )
+        p0, p1 = c0 * _MULTIPLIER_0, c2 * _MULTIPLIER_1  # 64 bits: the high word is for one place, the low for another
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & _LOW_32, (p0 >> 32) ^ c3 ^ k1, p0 & _LOW_32
         k0, k1 = (k0 + _WEYL_0) & _LOW_32, (k1 + _WEYL_1) & _LOW_32
     return c0, c1, c2, c3
 
@@ -67,9 +60,9 @@ def random_words(seed: int, stream: Stream, step: int, site: int, count: int, xp
 
     Raises ValueError when a part of the counter does not fit its 32 bits (the seed: 64).
     """
-    _check_range("seed", seed, 1 << 64)
-    for name, value in (("step", step), ("site", site), ("count", count)):
-        _check_range(name, value, 1 << 32)
+    for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("site", site, 32), ("count", count, 32)):
+        if not 0 <= value < 1 << bits:
+            raise ValueError(f"{name} must be in 0 … {(1 << bits) - 1}, got {value}")
     c0 = xp.arange(-(-count // 4), dtype=xp.uint64)
     c1, c2, c3 = (xp.full(c0.shape, value, dtype=xp.uint64) for value in (step, site, int(stream)))
     words = philox4x32_10((c0, c1, c2, c3), (seed & _LOW_32, seed >> 32))
@@ -89,10 +82,7 @@ def uniform(
     23 bits and the half make 24, a float32's precision, so float32 and float64 give exactly the same numbers.
     """
     words = random_words(seed, stream, step, site, math.prod(shape), xp) >> 9
-    values = words.astype(dtype)
-    values += 0.5
-    values *= 2.0**-23
-    return values.reshape(shape)
+    return ((words.astype(dtype) + 0.5) * 2.0**-23).reshape(shape)
 
 
 def normal(
@@ -109,8 +99,7 @@ def normal(
     u += 2.0**-33
     radius = xp.sqrt(-2.0 * xp.log(u[0::2]))
     angle = (2.0 * math.pi) * u[1::2]
-    u[0::2] = radius * xp.cos(angle)
-    u[1::2] = radius * xp.sin(angle)
+    u[0::2], u[1::2] = radius * xp.cos(angle), radius * xp.sin(angle)
     return u[:count].reshape(shape)
 
 
@@ -122,8 +111,3 @@ def permutation(seed: int, epoch: int, count: int, xp: ModuleType = np) -> Array
     words = random_words(seed, Stream.SHUFFLE, epoch, 0, count, xp).astype(xp.uint64)
     pairs = xp.sort((words << 32) | xp.arange(count, dtype=xp.uint64))
     return (pairs & _LOW_32).astype(xp.uint32)
-
-
-def _check_range(name: str, value: int, limit: int) -> None:
-    if not 0 <= value < limit:
-        raise ValueError(f"{name} must be in 0 … {limit - 1}, got {value}")

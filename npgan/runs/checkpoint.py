@@ -227,7 +227,7 @@ def _named_arrays(state: TrainState) -> dict[str, Array]:
     ):
         arrays |= {f"{name}.{tensor}": array for tensor, array in net.tensors.items()}
         arrays |= {f"{name}.adam.m": optimizer.m, f"{name}.adam.v": optimizer.v}
-    return arrays if state.average is None else arrays | {AVERAGE: state.average}
+    return arrays if state.average is None else arrays | {AVERAGE: state.average.parameters}
 
 
 def _digest(body: str, tensors: dict[str, np.ndarray]) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 from npgan.backend import Backend, select, to_numpy
 from npgan.errors import InputError
 from npgan.files import named_output
-from npgan.gan import sampler
 from npgan.nn import philox
 from npgan.nn.network import Sequential
 from npgan.runs.checkpoint import restore
@@ -38,7 +37,7 @@ def generate(run_path: Path, count: int, out: Path | None, *, seed: int, interpo
         raise InputError(f"--seed must be from 0 to 2**64 - 1, got {seed}")
     backend = select(backend_name)
     checkpoint = RunFolder.open_existing(run_path).latest_checkpoint()
-    g = sampler(restore(checkpoint, backend))
+    g = restore(checkpoint, backend).sampler
     latent_dim = checkpoint.config.latent_dim
     if count * latent_dim >= 2**32:
         raise InputError(f"--n {count} times {latent_dim} numbers are more than one draw has: take fewer")

@@ -26,7 +26,7 @@ from npgan.data.mnist import Dataset, fingerprint, first_images, load_dataset
 from npgan.engines import Choice, Compute, Report, choose
 from npgan.engines.base import Engine
 from npgan.errors import InputError
-from npgan.gan import StepMetrics, TrainState, new_state, sampler
+from npgan.gan import StepMetrics, TrainState, new_state
 from npgan.runs.checkpoint import Checkpoint, NotFinite, load, load_into, restore
 from npgan.runs.colormaps import COLORMAP
 from npgan.runs.display import TrainingDisplay
@@ -179,7 +179,7 @@ def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report, l
     RunFolder(path).check_free(folder.overwrite)
     state = new_state(config, backend)
     display = _introduced(request, config, request.keeping, backend, data, state, path, log)
-    choice = _choice(request.compute, request.compute, backend, display, report)
+    choice = _choice(request.compute, request.compute, backend, config, display, report)
     run = RunFolder.create(path, folder.overwrite)
     stack.enter_context(run.locked(warn))
     run.settle()
@@ -205,7 +205,7 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
         raise InputError(f"--resume {run.path}: the images are not those that the run was trained on ({data.source})")
     state = restore(checkpoint, backend)
     display = _introduced(request, config, keeping, backend, data, state, run.path, log)
-    choice = _choice(compute, request.compute, backend, display, report)
+    choice = _choice(compute, request.compute, backend, config, display, report)
     epochs_done = state.step // iterations_per_epoch(len(data.images), config.batch_size)
     watch, told = _watch(config, data, state), set[str]()
     run.cut_metrics(state.step, epochs_done, warn, lambda line: told.update(watch.epoch(line)))
@@ -248,10 +248,12 @@ def _backend(compute: Compute, asked: Compute, config: TrainConfig) -> Backend:
     return backend if compute.backend == asked.backend else replace(backend, reason="as before")
 
 
-def _choice(compute: Compute, asked: Compute, backend: Backend, display: TrainingDisplay, report: Report) -> Choice:
+def _choice(
+    compute: Compute, asked: Compute, backend: Backend, config: TrainConfig, display: TrainingDisplay, report: Report
+) -> Choice:
     """The engine for ``compute``, likewise. Compiling it is shown, and then what was chosen. Raises InputError."""
     with display.preparing(report) as said:
-        choice = choose(compute, backend, said)
+        choice = choose(compute, backend, said, config)
     if compute.kernels != asked.kernels:
         choice = replace(choice, reason="as before")
     kernels = f"{choice.name}, {compute.precision or 'fp32'} ({choice.reason})"
@@ -407,7 +409,7 @@ def _due(job: _Job, epoch: int, last_save: float) -> bool:
 def _show_samples(job: _Job, epoch: int) -> dict[str, str]:
     """Writes and shows samples of always the same noise. Returns a warning, by sign, when they are all alike."""
     noise = noise_vectors(job.config.seed, SAMPLE_GRID, job.config.latent_dim)
-    samples = to_numpy(sampler(job.state)(job.backend.to_device(noise)))
+    samples = to_numpy(job.state.sampler(job.backend.to_device(noise)))
     if not np.isfinite(samples).all():
         raise _diverged(job, ("generator", "samples"), ())
     job.display.preview(samples, epoch, job.run.save_samples(samples, epoch))

@@ -54,8 +54,9 @@ def test_twenty_steps_are_the_textbooks(backend: Backend, option: dict[str, Any]
         assert _relative(mine.m, its.m) < 1e-12 and _relative(mine.v, its.v) < 1e-12
         assert mine.step == its.step == ours.step == theirs.step == _STEPS
     assert (ours.average is None) == (theirs.average is None) == (config.ema == 0.0)
-    if ours.average is not None:
-        assert _relative(ours.average, theirs.average) < 1e-12 < _relative(ours.average, ours.generator.parameters)
+    if ours.average and theirs.average:
+        mean, parameters = ours.average.parameters, ours.generator.parameters
+        assert _relative(mean, theirs.average.parameters) < 1e-12 < _relative(mean, parameters)
 
 
 def test_every_tensor_of_an_iteration_is_told_in_order(backend: Backend) -> None:

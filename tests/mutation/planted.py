@@ -36,8 +36,8 @@ PLANTED = [  # (file in npgan, old text that is there exactly once, new text)
     ("saved.py", "net.tensors[name][...] = xp.asarray(tensor)", "pass"),
     # random numbers
     ("nn/philox.py", "_ROUNDS = 10", "_ROUNDS = 7"),
-    ("nn/philox.py", "values += 0.5", "values += 0.0"),  # a uniform draw that can be 0
-    ("nn/philox.py", "values += 0.5", "values += 0.9"),
+    ("nn/philox.py", "astype(dtype) + 0.5", "astype(dtype) + 0.0"),  # a uniform draw that can be 0
+    ("nn/philox.py", "astype(dtype) + 0.5", "astype(dtype) + 0.9"),
     ("nn/philox.py", "u += 2.0**-33", "u += 0.0"),  # log 0
     ("nn/philox.py", "Stream.SHUFFLE, epoch, 0, count", "Stream.SHUFFLE, 0, 0, count"),  # one shuffle for all epochs
     ("nn/philox.py", "    EVAL = 4", "    EVAL = 2"),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from npgan.backend import Array
+from npgan.config import TrainConfig
 from npgan.engines.cuda.device import THREADS, Gpu, Launcher, tile_of
 from npgan.engines.cuda.graph import Graphs
 from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass, Penalty
@@ -24,7 +25,13 @@ from npgan.nn.losses import BinaryCrossEntropy, Loss
 _i, _f, _u, _u64, _d = np.int32, np.float32, np.uint32, np.uint64, np.float64  # the kernels' argument types
 _NULL = np.uint64(0)
 
-NO_PENALTIES = "no CUDA kernels yet for --loss relativistic, --r1, --r2, --ema and --lr-schedule cosine"
+NO_KERNELS = "no CUDA kernels yet for --loss relativistic, --r1, --r2, --ema and --lr-schedule cosine"
+
+
+def has_kernels(config: TrainConfig) -> bool:
+    """Whether the table has all that a step with these settings needs."""
+    pairs, moving = config.loss == "relativistic", config.lr_schedule != "constant"
+    return not (pairs or config.penalized or config.ema or moving)
 
 
 class CudaKernels:
@@ -105,19 +112,19 @@ class CudaKernels:
         self._gemm("backward_tanh", dz_before.shape, layer, (dz, layer.weight, y, dz_before))
 
     def input_gradient(self, dz: Array, layer: Dense, penalty: Penalty) -> None:
-        raise NotImplementedError(NO_PENALTIES)
+        raise NotImplementedError(NO_KERNELS)
 
     def tangent_leaky_relu(self, u: Array, layer: Dense, y: Array, slope: float, out: Array) -> None:
-        raise NotImplementedError(NO_PENALTIES)
+        raise NotImplementedError(NO_KERNELS)
 
     def tangent_dydz(self, u: Array, layer: Dense, dydz: Array, out: Array) -> None:
-        raise NotImplementedError(NO_PENALTIES)
+        raise NotImplementedError(NO_KERNELS)
 
     def combine(self, c: Array, x: Array, u: Array) -> None:
-        raise NotImplementedError(NO_PENALTIES)
+        raise NotImplementedError(NO_KERNELS)
 
     def copy(self, x: Array, out: Array) -> None:
-        raise NotImplementedError(NO_PENALTIES)
+        raise NotImplementedError(NO_KERNELS)
 
     def update(self, x: Array, dz: Array, p: Parameters, step: Array, c: Array | None = None) -> None:
         self._update(x, dz, p, p.m)
