@@ -70,8 +70,8 @@ _FEWEST_PREVIEWS = 5  # in a run of at least so many epochs
 PRESETS: dict[str, dict[str, Any]] = {
     # Huang et al. 2024, "The GAN is dead; long live the GAN!", for the tutorial's two networks: see docs/evaluation.md
     "r3gan": {
-        "loss": "relativistic", "r1": 0.5, "r2": 0.5, "dropout": 0.0, "ema": 0.999,
-        "lr_g": 5e-4, "lr_d": 5e-4, "beta1": 0.0,
+        "loss": "relativistic", "r1": 1.0, "r2": 1.0, "dropout": 0.0, "ema": 0.999,
+        "lr_g": 5e-4, "lr_d": 5e-4, "beta1": 0.0, "beta2": 0.99,
     },
 }  # fmt: skip
 

@@ -26,6 +26,8 @@ _X, _W, _B = _numbers(5, 4), _numbers(4, 3), _numbers(3)
 _P = _RNG.uniform(0.05, 0.95, (6, 1))
 _Z = 3.0 * _numbers(6, 1)
 _TARGET = np.array([[1.0], [0.9], [1.0], [0.0], [0.0], [0.3]])
+_PAIRS = np.array([[1.0], [1.0], [1.0], [0.0], [0.0], [0.0]])
+_DY = _numbers(5, 3)
 _MASK = (_RNG.random((5, 4)) > 0.3) / 0.7
 _PIECES = _numbers(5, 12)  # three pieces of four
 _LOGITS, _LABELS = 3.0 * _numbers(5, 4), np.array([0, 3, 1, 1, 2])
@@ -84,6 +86,18 @@ _ROWS = {
         lambda x: ops.mean_squared_error_forward(x, _MASK),
         lambda dy, x: dy * ops.mean_squared_error_backward(x, _MASK),
     ),
+    "dense, dy of the double backward": Row(
+        "dense_double_backward",
+        _DY,
+        lambda dy: ops.dense_backward_dx(dy, _W),
+        lambda u, dy: ops.dense_double_backward(u, dy, _W)[0],
+    ),
+    "dense, weight of the double backward": Row(
+        "dense_double_backward",
+        _W,
+        lambda w: ops.dense_backward_dx(_DY, w),
+        lambda u, w: ops.dense_double_backward(u, _DY, w)[1],
+    ),
     "softmax cross-entropy": Row(
         "softmax_cross_entropy_backward",
         _LOGITS,
@@ -101,6 +115,12 @@ _ROWS = {
         _Z,
         lambda z: ops.binary_cross_entropy_with_logits_forward(z, _TARGET),
         lambda dy, z: dy * ops.binary_cross_entropy_with_logits_backward(z, _TARGET),
+    ),
+    "relativistic": Row(
+        "relativistic_backward",
+        _Z,
+        lambda z: ops.relativistic_forward(z, _PAIRS),
+        lambda dy, z: dy * ops.relativistic_backward(z, _PAIRS),
     ),
 }
 

@@ -292,7 +292,7 @@ def test_adams_epsilon_reaches_the_kernel() -> None:
         param, m, v = (np.zeros(size, np.float32) for _ in range(3))
         squares, gradient = np.empty(k.partial_sums(layer), np.float32), np.ones(size, np.float32)
         optimizer = adam_at(m, v, 0, 2e-4, 0.9, 0.999, epsilon)
-        p = Parameters(layer, gradient, param, m, v, optimizer, np.empty(7, np.float32), squares)
+        p = Parameters(layer, gradient, param, m, v, optimizer, np.empty(7, np.float32), squares, None, 0.0)
         k.adam(p, np.array([0], np.uint32))
         np.testing.assert_allclose(param, -2e-4 * step, rtol=1e-4)
 
@@ -305,8 +305,8 @@ def test_the_heads_epsilon_is_the_tutorials() -> None:
     for k in _tables():
         column, target = np.empty((4, 1), np.float32), np.ones((4, 1), np.float32)
         x = _placed(k, np.zeros((4, 8), np.float32))
-        p = Pass(x, target, [], [x], [], [_room(k, 4, 8)], column, column.copy())
-        k.head(p, layer, 0.2, False)
+        p = Pass(x, target, [], [x], [], [_room(k, 4, 8)], column, (start := column.copy()), start)
+        k.head(p, layer, 0.2, BinaryCrossEntropy())
         dz.append(p.output_dz.copy())
     probability = 1.0 / (1.0 + np.exp(16.0))
     for found in dz:
