@@ -34,8 +34,8 @@ def _named(page: Path) -> str:
     return page.relative_to(DOCS).with_suffix("").as_posix()
 
 
-def test_there_are_eight_steps() -> None:
-    assert [page.name[0] for page in STEPS] == list("12345678")
+def test_there_are_nine_steps() -> None:
+    assert [page.name[0] for page in STEPS] == list("123456789")
 
 
 @pytest.mark.parametrize("page", STEPS, ids=_named)

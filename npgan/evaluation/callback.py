@@ -59,6 +59,7 @@ class FiguresObserver:
             f"evaluation after epoch {epoch}: Parzen {parzen.mean:.1f} ± {parzen.standard_error:.1f} nats "
             f"(σ {parzen.sigma:.3f}{edge}), Fréchet {figures.frechet:.2f}, "
             f"precision {figures.precision_recall.precision:.3f}, recall {figures.precision_recall.recall:.3f}, "
+            f"density {figures.density_coverage.density:.3f}, coverage {figures.density_coverage.coverage:.3f}, "
             f"curves in {self._run.path / PICTURE}"
         )
 
@@ -83,6 +84,7 @@ def _line(figures: Figures, step: int, epoch: int) -> dict[str, Any]:
         "frechet": figures.frechet,
         "precision": figures.precision_recall.precision,
         "recall": figures.precision_recall.recall,
+        **figures.density_coverage._asdict(),
         "score": figures.classes.score,
         "kl_to_uniform": figures.classes.kl_to_uniform,
         "sure": figures.classes.sure,

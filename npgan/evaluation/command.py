@@ -167,6 +167,7 @@ def _facts(
         test_images=len(judge.test),
         validation=(judge.fair, judge.fair + len(judge.validation)),
         seeds=seeds,
+        classifier=judge.classifier.name,
         accuracy=judge.accuracy,
         seconds=round(time.perf_counter() - start, 1),
         device=backend.device,

@@ -58,7 +58,8 @@ def radii(x: Array, k: int) -> Array:
     return np.sqrt(np.concatenate(parts))
 
 
-def any_within(x: Array, points: Array, radius: Array) -> Array:
-    """Whether a query lies in the ball of any point. Shapes: x (N, F), points (M, F), radius (M,) → bool (N,)."""
+def in_balls(x: Array, points: Array, radius: Array) -> Iterator[Array]:
+    """For one block of queries after the other, which lie in whose ball. Shapes: x (N, F), points (M, F), radius (M,) → bool
+    (block, M)."""
     limit = np.square(radius)
-    return np.concatenate([(part <= limit).any(axis=1) for _, part in squared_distances(x, points)])
+    return (part <= limit for _, part in squared_distances(x, points))

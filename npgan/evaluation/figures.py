@@ -13,10 +13,13 @@ from npgan.evaluation.classifier import FEATURES, Classifier, Recipe, get_classi
 from npgan.evaluation.distances import nearest, radii
 from npgan.evaluation.metrics import (
     NEIGHBORS,
+    NEIGHBORS_OF_DENSITY,
     Classes,
+    DensityCoverage,
     Memory,
     PrecisionRecall,
     classes,
+    density_coverage,
     frechet_distance,
     memory,
     moments,
@@ -33,6 +36,7 @@ class Figures(NamedTuple):
     parzen: Parzen
     frechet: float
     precision_recall: PrecisionRecall
+    density_coverage: DensityCoverage
     classes: Classes
     memory: Memory | None
 
@@ -47,8 +51,8 @@ class Details(NamedTuple):
 class Judge:
     """The real images, what is known of them, and the classifier: everything that sets of images are measured against.
 
-    Reference of Fréchet distance, precision and recall are the test images. σ is chosen on the first thousand of the
-    last sixth of the training images: train[50000:51000] of MNIST's 60,000.
+    Reference of Fréchet distance, precision, recall, density and coverage are the test images. σ is chosen on the first
+    thousand of the last sixth of the training images: train[50000:51000] of MNIST's 60,000.
     """
 
     def __init__(self, train: Dataset, test: Dataset, backend: Backend, report: Report, progress: Report) -> None:
@@ -69,7 +73,8 @@ class Judge:
         self.test = _unit_interval(test.images, backend)
         self.accuracy = self.classifier.accuracy(2.0 * self.test - 1.0, test_labels)
         self.features, _ = self.classifier.features_and_probabilities(2.0 * self.test - 1.0)
-        self._moments, self._radii = moments(self.features), radii(self.features, NEIGHBORS)
+        self._moments = moments(self.features)
+        self._radii = [radii(self.features, k) for k in (NEIGHBORS, NEIGHBORS_OF_DENSITY)]
 
     def figures(
         self, images: Array, itself: np.ndarray | None = None, with_memory: bool = True
@@ -86,7 +91,8 @@ class Judge:
         measured = Figures(
             parzen(images, self.validation, self.test),
             frechet_distance(moments(features), self._moments),
-            precision_recall(features, self.features, self._radii),
+            precision_recall(features, self.features, self._radii[0]),
+            density_coverage(features, self.features, self._radii[1]),
             classes(probabilities),
             remembered,
         )

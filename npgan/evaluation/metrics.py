@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgan.evaluation.distances import any_within, radii
+from npgan.evaluation.distances import in_balls, radii
 
 NEIGHBORS = 3  # Kynkäänniemi et al. 2019 take the third nearest neighbor
+NEIGHBORS_OF_DENSITY = 5  # Naeem et al. 2020 the fifth
 SURE = 0.95  # from this probability on the classifier counts as sure
 
 
@@ -64,11 +65,40 @@ def precision_recall(
     A set covers the balls around its members that reach to their k-th nearest member. ``real_radii`` (M,) saves computing
     ``radii(real, k)`` again.
     """
+    _check_counts(features, real, k)
+    precision = _any_within(features, real, radii(real, k) if real_radii is None else real_radii).mean()
+    recall = _any_within(real, features, radii(features, k)).mean()
+    return PrecisionRecall(float(precision), float(recall))
+
+
+def _any_within(x: np.ndarray, points: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    return np.concatenate([inside.any(axis=1) for inside in in_balls(x, points, radius)])
+
+
+def _check_counts(features: np.ndarray, real: np.ndarray, k: int) -> None:
     if min(len(features), len(real)) <= k:
         raise ValueError(f"{min(len(features), len(real))} images are too few for {k} nearest neighbors")
-    precision = any_within(features, real, radii(real, k) if real_radii is None else real_radii).mean()
-    recall = any_within(real, features, radii(features, k)).mean()
-    return PrecisionRecall(float(precision), float(recall))
+
+
+class DensityCoverage(NamedTuple):
+    """One lonely real image has a large ball, which alone may make precision high: these two do not fall for it."""
+
+    density: (
+        float  # how many balls of real images an image of the set lies in, as a share of k: 1 for real ones, or more
+    )
+    coverage: float  # the share of real images whose ball holds an image of the set
+
+
+def density_coverage(
+    features: np.ndarray, real: np.ndarray, real_radii: np.ndarray | None = None, k: int = NEIGHBORS_OF_DENSITY
+) -> DensityCoverage:
+    """Naeem et al. 2020, equations 3 and 4. Shapes and errors: as ``precision_recall``; the balls are real images' only."""
+    _check_counts(features, real, k)
+    inside_of, covered = 0, np.zeros(len(real), bool)
+    for inside in in_balls(features, real, radii(real, k) if real_radii is None else real_radii):
+        inside_of += int(inside.sum())
+        covered |= inside.any(axis=0)
+    return DensityCoverage(inside_of / (k * len(features)), float(covered.mean()))
 
 
 class Classes(NamedTuple):

@@ -16,12 +16,15 @@ from rich.text import Text
 
 from npgan.console import Console
 from npgan.evaluation.figures import Figures
-from npgan.evaluation.metrics import NEIGHBORS, SURE
+from npgan.evaluation.metrics import NEIGHBORS, NEIGHBORS_OF_DENSITY, SURE
 from npgan.evaluation.parzen import PUBLISHED, SIGMAS
 from npgan.runs.folder import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+Column = tuple[Callable[[Figures], float], int]  # what is shown of a draw, and with how many decimals
 
 
 class Row(NamedTuple):
@@ -45,7 +48,8 @@ class Facts(NamedTuple):
     test_images: int
     validation: tuple[int, int]  # which training images choose σ
     seeds: list[int]
-    accuracy: float  # of the classifier on the test images
+    classifier: str  # which one
+    accuracy: float  # of it on the test images
     seconds: float
     device: str
 
@@ -110,8 +114,8 @@ class _Eta(ProgressColumn):
 
 
 def tables(rows: Sequence[Row], facts: Facts) -> list[Table]:
-    """Two rich tables, each at most 80 columns wide: figures of pixels beside what was published, figures of features."""
-    return [_pixel_table(rows, facts), _feature_table(rows, facts)]
+    """Rich tables, each at most 80 columns wide: figures of pixels beside what was published, of features, of classes."""
+    return [_pixel_table(rows, facts), _feature_table(rows, facts), _class_table(rows)]
 
 
 def _pixel_table(rows: Sequence[Row], facts: Facts) -> Table:
@@ -139,20 +143,38 @@ def _pixel_table(rows: Sequence[Row], facts: Facts) -> Table:
 
 def _feature_table(rows: Sequence[Row], facts: Facts) -> Table:
     table = _new_table(
-        f"by npgan's own classifier, right on {facts.accuracy:.2%} of the test images",
-        ("Fréchet", "score", "precision", "recall", "KL", "sure"),
+        f"by {facts.classifier}, right on {facts.accuracy:.2%} of the test images",
+        ("Fréchet", "precision", "recall", "density", "coverage"),
         "These compare only with figures from the same classifier. Fréchet: squared distance to the test images' features. "
-        f"precision, recall: Kynkäänniemi et al., {NEIGHBORS} neighbors. KL: of the classes to uniform, nats. "
-        f"sure: share of images with a class of probability {SURE:g} or more.",
+        f"precision, recall: Kynkäänniemi et al., {NEIGHBORS} neighbors. density, coverage: Naeem et al., "
+        f"{NEIGHBORS_OF_DENSITY} neighbors.",
     )
-    columns: list[tuple[Callable[[Figures], float], int]] = [
+    columns: list[Column] = [
         (lambda d: d.frechet, 1),
-        (lambda d: d.classes.score, 2),
         (lambda d: d.precision_recall.precision, 3),
         (lambda d: d.precision_recall.recall, 3),
+        (lambda d: d.density_coverage.density, 3),
+        (lambda d: d.density_coverage.coverage, 3),
+    ]
+    return _filled(table, rows, columns)
+
+
+def _class_table(rows: Sequence[Row]) -> Table:
+    table = _new_table(
+        "the same classifier's classes",
+        ("score", "KL", "sure"),
+        "score: as the Inception score, 1 to 10. KL: of the classes to uniform, nats. "
+        f"sure: share of images with a class of probability {SURE:g} or more.",
+    )
+    columns: list[Column] = [
+        (lambda d: d.classes.score, 2),
         (lambda d: d.classes.kl_to_uniform, 3),
         (lambda d: d.classes.sure, 3),
     ]
+    return _filled(table, rows, columns)
+
+
+def _filled(table: Table, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
     for row in rows:
         cells = [_spread([value(draw) for draw in row.draws], digits) for value, digits in columns]
         table.add_row(row.name, *(cell.replace(" ±", "\n±") for cell in cells))

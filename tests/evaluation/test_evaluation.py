@@ -22,7 +22,7 @@ from npgan.data.mnist import Dataset
 from npgan.errors import InputError
 from npgan.evaluation import callback, classifier, distances, figures, report, sources
 from npgan.evaluation.classifier import Classifier, Recipe, epochs_left, get_classifier
-from npgan.evaluation.distances import any_within, nearest, radii, squared_distances
+from npgan.evaluation.distances import in_balls, nearest, radii, squared_distances
 from npgan.evaluation.metrics import Moments, classes, frechet_distance, moments, precision_recall
 from npgan.evaluation.picture import read_history
 from npgan.nn import ops
@@ -60,7 +60,7 @@ def test_distances_in_blocks_are_the_distances(monkeypatch: pytest.MonkeyPatch, 
     among_themselves = np.sort(_all_distances(points, points), axis=1)
     np.testing.assert_allclose(radii(points, 3), among_themselves[:, 3], rtol=1e-4)
     np.testing.assert_allclose(nearest(points[10:], points, np.arange(10, 30))[0], among_themselves[10:, 1], rtol=1e-4)
-    np.testing.assert_array_equal(any_within(x, points, np.full(30, 1.5)), (expected <= 1.5).any(axis=1))
+    np.testing.assert_array_equal(np.concatenate([*in_balls(x, points, np.full(30, 1.5))]), expected <= 1.5)
 
 
 def test_other_sizes_do_not_compare() -> None:

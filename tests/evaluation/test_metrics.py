@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from npgan.evaluation.metrics import classes, memory, precision_recall
+from npgan.evaluation.metrics import classes, density_coverage, memory, precision_recall
 
 
 def test_balls_reach_to_the_third_nearest_neighbor() -> None:
@@ -20,6 +20,17 @@ def test_balls_reach_to_the_third_nearest_neighbor() -> None:
     assert precision_recall(real, outside).recall == 0.25
     with pytest.raises(ValueError, match="3 images are too few for 3 nearest neighbors"):
         precision_recall(real[:3], real)
+
+
+def test_density_counts_balls_and_coverage_the_real_images_reached() -> None:
+    """The same four real numbers, second neighbors: radii 2, 1, 2 and 5, so balls from −2 to 2, 0 to 2, 0 to 4, 1 to 11."""
+    real = np.array([[0.0], [1.0], [2.0], [6.0]])
+    told = density_coverage(np.array([[1.5], [10.0], [20.0]]), real, k=2)  # in 4, 1 and 0 balls
+    assert told.density == 5 / (2 * 3) and told.coverage == 1.0
+    told = density_coverage(np.array([[10.0], [20.0], [-1.0]]), real, k=2)  # in 1, 0 and 1
+    assert told.density == 2 / (2 * 3) and told.coverage == 0.5
+    with pytest.raises(ValueError, match="3 images are too few for 5 nearest neighbors"):
+        density_coverage(real[:3], real)
 
 
 def test_a_classifier_is_sure_from_95_percent_on() -> None:

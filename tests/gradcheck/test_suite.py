@@ -31,7 +31,7 @@ from npgan.nn import layers, losses, network, ops
 from npgan.nn.layers import Dense
 
 NUMPY = backend.select("numpy")
-SINGLE = {"op", "layer", "loss", "double backward"}
+SINGLE = {"op", "layer", "loss", "double backward", "penalty"}
 
 
 @pytest.fixture(scope="module")
