@@ -179,10 +179,11 @@ def _evaluate(values: dict[str, Any]) -> int:
 
 
 def _inspect(values: dict[str, Any]) -> int:
-    from npgan.inspector.command import inspect
+    from npgan.inspector.command import NewRun, inspect
 
+    new = NewRun(*(values.pop(name) for name in NewRun._fields))
     with unfailing_output() if values["html"] else nullcontext():
-        return inspect(**values)
+        return inspect(**values, new=new)
 
 
 def _bench(values: dict[str, Any]) -> int:
@@ -407,8 +408,13 @@ def _add_inspect(commands: Any) -> None:
         "npgan inspect", "npgan inspect runs/first --html step.html", "npgan inspect --only D.3",
     )  # fmt: skip
     parser.add_argument("run_path", type=_path, nargs="?", metavar="RUN", help="a run folder, such as runs/mnist-…")
-    parser.add_argument("--step", type=int, metavar="INT", help="the checkpoint to start from (default: the latest)")
-    parser.add_argument("--compare", metavar="OTHER", help="a second run, or the step of another checkpoint of RUN")
+    parser.add_argument(
+        "--step",
+        type=int,
+        metavar="INT",
+        help="the checkpoint to start from (default: the latest); of a new run: iterations before",
+    )
+    parser.add_argument("--compare", metavar="OTHER", help="a second run, or another step of RUN or of the new run")
     parser.add_argument("--toy", action="store_true", help="instead: a 3-4-2 network, every number worked out")
     parser.add_argument("--html", type=_path, metavar="FILE", help="write a page with everything, too")
     parser.add_argument("--full", action="store_true", help="every operation in full, and RUN over time")
@@ -422,6 +428,7 @@ def _add_inspect(commands: Any) -> None:
     )
     parser.add_argument("--data-dir", type=_path, metavar="DIR", help="folder with the MNIST IDX files")
     parser.add_argument("--seed", type=int, default=0, help="of a new run (default: %(default)s)")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="of a new run (default: the tutorial's settings)")
 
 
 def _add_bench(commands: Any) -> None:

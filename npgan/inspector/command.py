@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.rule import Rule
 from rich.text import Text
 
 from npgan.backend import select
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.console import Console
 from npgan.data.mnist import load_dataset
+from npgan.engines import Compute, choose
 from npgan.errors import InputError, one_line
 from npgan.files import named_output
 from npgan.gan import new_state
@@ -36,6 +37,15 @@ from npgan.runs.owned import is_of_a_run
 _MORE = "--full shows all operations, --summary a line of each, --only D.3 one layer, --html FILE a page"
 
 
+class NewRun(NamedTuple):
+    """What is inspected where no run is named."""
+
+    dataset: str = "auto"
+    data_dir: Path | None = None
+    seed: int = 0
+    preset: str | None = None
+
+
 class _Inspected(NamedTuple):
     title: str
     trace: StepTrace
@@ -53,14 +63,13 @@ def inspect(
     full: bool,
     summary: bool,
     only: str | None,
-    dataset: str,
-    data_dir: Path | None,
-    seed: int,
+    new: NewRun,
 ) -> int:
     """Returns 0 when every gradient is right, else 1.
 
-    Prints a screen of the step; with ``full``, ``summary`` or ``only`` what these say.
-    ``compare``: another run, or another step of this one. Raises InputError for a run, a step or a layer that does not exist.
+    Prints a screen of the step; with ``full``, ``summary`` or ``only`` what these say. Without ``run_path`` it is a step of a
+    ``new`` run, trained for ``step`` iterations first. ``compare``: another run, or another step of this one.
+    Raises InputError for a run, a step or a layer that does not exist.
     """
     console = Console()
     if toy:
@@ -78,22 +87,24 @@ def inspect(
     if full + summary + (only is not None) > 1 and not (summary and only is not None):
         raise InputError("--full shows all that --summary and --only do: leave them out")
     screen = not (full or summary or only is not None)
-    if run_path is None and (step is not None or compare is not None):
-        raise InputError(f"{'--step' if step is not None else '--compare'} needs a RUN, such as runs/mnist-…")
+    if run_path is None and compare is not None and not compare.isdecimal():
+        raise InputError(f"--compare {compare}: two runs are compared as in npgan inspect RUN --compare OTHER")
+    if step is not None and step < 0:
+        raise InputError(f"--step must be at least 0, got {step}")
     if html is not None and not html.parent.is_dir():
         raise InputError(f"--html {html}: the folder {html.parent} does not exist")
     if html is not None and is_of_a_run(html):
         raise InputError(f"--html {html}: is a file of a run: name another one")
     with console.status("taking a step apart …"):
         seen = (
-            _new(dataset, data_dir, seed, console)
+            _new(new, step or 0, console)
             if run_path is None
-            else _of_run(run_path, step, data_dir, with_history=html is not None or not screen)
+            else _of_run(run_path, step, new.data_dir, with_history=html is not None or not screen)
         )
         layers = list(dict.fromkeys(op.key for op in seen.trace.ops))
         if only is not None and only not in layers:
             raise InputError(f"--only {only}: there is no such layer; there are {', '.join(layers)}")
-        other = None if compare is None or run_path is None else _other(run_path, compare, data_dir)
+        other = None if compare is None else _other(run_path, compare, new, console)
         verdicts = prove(seen.trace)
     console.print(Text(seen.title, "bold"))
     if screen:
@@ -125,14 +136,19 @@ def inspect(
     return 0 if all(verdict.passed for verdict in verdicts.values()) else 1
 
 
-def _new(dataset: str, data_dir: Path | None, seed: int, console: Console) -> _Inspected:
-    """The first step of a run with the tutorial's settings."""
-    TrainConfig(seed=seed)  # a bad seed is told before anything is loaded
-    data = load_dataset(dataset, data_dir, report=console.print, labels=False)
-    config = TrainConfig(dataset=data.name, seed=seed)
-    state = new_state(config, select("numpy"))
-    trace = inspect_step(state, next_batch(data.images, config, 0), config)
-    return _Inspected(f"First step of a new run on {data.name}, seed {seed}", trace, len(data.images), None)
+def _new(new: NewRun, step: int, console: Console) -> _Inspected:
+    """The step after ``step`` iterations of a run that nobody keeps, trained as ``npgan train`` would."""
+    settings: dict[str, Any] = {"seed": new.seed, **PRESETS.get(new.preset or "", {})}
+    TrainConfig(**settings)  # a bad seed is told before anything is loaded
+    data = load_dataset(new.dataset, new.data_dir, report=console.print, labels=False)
+    config = TrainConfig(dataset=data.name, **settings)
+    state = new_state(config, backend := select("numpy"))
+    if step:
+        choose(Compute("numpy"), backend, console.print, config).start(state, data.images, config).run(step)
+    trace = inspect_step(state, next_batch(data.images, config, step), config)
+    which = f"Step {step + 1:,}" if step else "First step"
+    preset = f", {new.preset}" if new.preset else ""
+    return _Inspected(f"{which} of a new run on {data.name}{preset}, seed {new.seed}", trace, len(data.images), None)
 
 
 def _of_run(path: Path, step: int | None, data_dir: Path | None, with_history: bool = True) -> _Inspected:
@@ -144,8 +160,11 @@ def _of_run(path: Path, step: int | None, data_dir: Path | None, with_history: b
     return _Inspected(one_line(f"{path}, the step after {checkpoint.step:,}"), trace, len(images), history)
 
 
-def _other(path: Path, compare: str, data_dir: Path | None) -> _Inspected:
-    """``compare`` is the number of a step of the run at ``path``, or another run."""
+def _other(path: Path | None, compare: str, new: NewRun, console: Console) -> _Inspected:
+    """``compare`` is the number of a step of the run at ``path``, or of the new one; or another run."""
+    data_dir = new.data_dir
+    if path is None:
+        return _new(new, int(compare), console)
     if compare.isdecimal() and not Path(compare).is_dir():
         return _of_run(path, int(compare), data_dir, with_history=False)
     return _of_run(Path(compare), None, data_dir)

@@ -23,6 +23,7 @@ WHY_CACHED = {
     "tanh_forward": "the slope 1 − y² is a function of the result: x need not be kept",
     "binary_cross_entropy_forward": "the slope of the logarithm is one over its argument",
     "binary_cross_entropy_with_logits_forward": "its sigmoid is the gradient, but for the target",
+    "relativistic_forward": "the gradient is the sigmoid of a pair's difference, but for the target",
 }
 
 # Arithmetic on one element of the result, read off the code: each +, −, ×, ÷, comparison and call of exp, log, √, tanh is one.
@@ -32,6 +33,7 @@ _PER_ELEMENT = {
     "Dropout.forward": 0, "Dropout.backward": 0,  # off
     "binary_cross_entropy_forward": 10, "binary_cross_entropy_backward": 8,
     "binary_cross_entropy_with_logits_forward": 8, "binary_cross_entropy_with_logits_backward": 7,
+    "relativistic_forward": 5, "relativistic_backward": 5,  # of 2b logits: the same on b differences, and one − or sign each
 }  # fmt: skip
 
 
@@ -74,6 +76,8 @@ def flops(function: str, tensors: dict[str, np.ndarray]) -> int:
     """Floating-point operations of a call. A matrix product (N, I)·(I, O) is 2·N·I·O: a × and a + for each term."""
     if function == "dense_backward_dx":
         return 2 * tensors["dx"].size * tensors["dy"].shape[1]
+    if function == "dense_double_backward":
+        return 4 * tensors["u"].size * tensors["dy"].shape[1]
     if function.startswith("dense"):
         n, i = tensors["x"].shape
         o = tensors["y" if function == "dense_forward" else "dy"].shape[1]

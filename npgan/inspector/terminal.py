@@ -37,6 +37,7 @@ IN_WORDS = {  # what a part of the step is for, for the table of a screen
     ("D step", "D forward"): "D judges real images and fakes",
     ("D step", "loss"): "how wrong D is, and its slope",
     ("D step", "D backward"): "the gradient, into D's weights",
+    ("D step", "D penalty"): "how steep D is, and the derivative of that backward pass",
     ("D step", "update"): "Adam moves D's weights",
     ("G step", "G forward"): "G makes new fakes",
     ("G step", "D forward"): "the updated D judges them",

@@ -35,7 +35,7 @@ class Op:
     """One operation of a step. ``tensors``: what it read and then what it wrote, by the names in the code."""
 
     step: str  # D_STEP or G_STEP
-    part: str  # "G forward", "D backward", "loss", "update"
+    part: str  # "G forward", "D backward", "D penalty", "loss", "update"
     where: str  # "D.3 Dense 1024→512"
     name: str  # "nn.ops.dense_forward"
     tensors: dict[str, np.ndarray]
@@ -134,6 +134,9 @@ def inspect_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepT
 
     probability = loss_of(config).probability
     in_d, in_g = part(D_STEP, "D forward"), part(G_STEP, "D forward")
+    fakes = slice(
+        -len(part(G_STEP, "G forward")[-1].tensors["y"]), None
+    )  # where there are pairs, behind the real images
     nets = {"D": (before.discriminator, after.discriminator), "G": (before.generator, after.generator)}
     return StepTrace(
         config,
@@ -143,10 +146,10 @@ def inspect_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepT
         float(metrics.loss_d),
         float(metrics.loss_g),
         probability(in_d[-1].tensors["y"]),
-        probability(in_g[-1].tensors["y"]),
+        probability(in_g[-1].tensors["y"])[fakes],
         images=in_d[0].tensors["x"],
-        samples=in_g[0].tensors["x"],
-        dsamples=part(G_STEP, "D backward")[-1].tensors["dx"],
+        samples=in_g[0].tensors["x"][fakes],
+        dsamples=part(G_STEP, "D backward")[-1].tensors["dx"][fakes],
         before=before,
         after=after,
         gradients={f"{net}.{name}": d for net, (_, new) in nets.items() for name, d in new.gradient_tensors.items()},
@@ -235,17 +238,21 @@ class _Watched(Layer):
         return y, cache
 
     def backward(self, dy: np.ndarray, cache: Any) -> np.ndarray:
-        return self._back(self.layer.backward, dy, cache)
+        return self._back("backward", self.layer.backward, dy, cache)
 
     def backward_input(self, dy: np.ndarray, cache: Any) -> np.ndarray:
-        return self._back(self.layer.backward_input, dy, cache)
+        # D learns in its own step, so a backward that leaves its weights alone there is the penalty's
+        part = "penalty" if self.recorder.step == D_STEP else "backward"
+        return self._back(part, self.layer.backward_input, dy, cache)
 
     def double_backward(self, u: np.ndarray, dy: np.ndarray, cache: Any) -> np.ndarray:
         with self.recorder.at(f"{self.net} penalty", self.where):
             return self.layer.double_backward(u, dy, cache)
 
-    def _back(self, backward: Callable[[np.ndarray, Any], np.ndarray], dy: np.ndarray, cache: Any) -> np.ndarray:
-        with self.recorder.at(f"{self.net} backward", self.where):
+    def _back(
+        self, part: str, backward: Callable[[np.ndarray, Any], np.ndarray], dy: np.ndarray, cache: Any
+    ) -> np.ndarray:
+        with self.recorder.at(f"{self.net} {part}", self.where):
             dx = backward(dy, cache)
             if dx is dy:
                 self.recorder.note(f"nn.layers.{type(self.layer).__name__}.backward", {"dy": dy, "dx": dx})
@@ -259,7 +266,7 @@ def _in_order(recorded: list[Op]) -> Iterator[Op]:
         if op.part == "loss":
             for measured in recorded[end:]:
                 if _first(measured) is _first(op):
-                    where = "loss" if "cross_entropy" in measured.name else "probability"
+                    where = "probability" if "sigmoid" in measured.name else "loss"
                     yield replace(measured, step=op.step, where=where)
         yield op
 
@@ -298,4 +305,5 @@ def copied(state: TrainState) -> TrainState:
         return twin
 
     nets = network(state.generator), network(state.discriminator)
-    return TrainState(*nets, adam(state.optimizer_g), adam(state.optimizer_d), state.step)
+    average = network(state.average) if state.average else None
+    return TrainState(*nets, adam(state.optimizer_g), adam(state.optimizer_d), state.step, average)

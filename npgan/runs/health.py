@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,12 @@ from npgan.backend import Array, array_module
 from npgan.config import TrainConfig
 from npgan.engines.base import Tensor
 from npgan.gan import StepMetrics, TrainState
+from npgan.nn.ops import BCE_EPSILON
+
+# In all iterations of living runs of the tutorial's recipe G's gradient stays above 0.9; where it dies, at the ceiling of its
+# loss, it falls below this within ten iterations and stays there.
+DEAD, DEAD_ITERATIONS = 1e-2, 100
+CEILING = -math.log(BCE_EPSILON)
 
 # A sign must last: on MNIST with the tutorial's settings D tells real from fake to 99.8 % in epoch 2 and recovers by itself.
 LASTING_EPOCHS, LASTING_STEPS = 10, 4000
@@ -77,6 +84,25 @@ class CollapseWatch:
         # Below this norm the typical element of the gradient is smaller than Adam's ε, and its steps shrink to nothing.
         self._vanished = config.adam_epsilon * parameters_g**0.5
         self._lasted: dict[str, int] = {}
+        self._config = config
+        self._dead_since: int | None = None  # the iteration
+
+    def iterations(self, first: int, metrics: np.ndarray) -> dict[str, str]:
+        """The sign that shows in the iterations themselves. ``first``: the number of ``metrics[0]`` (n, of StepMetrics)."""
+        if self._config.loss != "bce":
+            return {}
+        for step, values in enumerate(map(StepMetrics._make, metrics.tolist()), first):
+            dead = values.grad_norm_g < DEAD and values.loss_g > CEILING - 1.0
+            self._dead_since = (self._dead_since or step) if dead else None
+        if self._dead_since is None or first + len(metrics) - self._dead_since < DEAD_ITERATIONS:
+            return {}
+        again = f"npgan train --preset r3gan --seed {self._config.seed} --epochs {self._config.epochs}"
+        return {
+            "G is dead": f"G's gradient has died: since iteration {self._dead_since} it is below {DEAD:g}. D gives every fake "
+            f"a probability below ε = {BCE_EPSILON:.1e}, where the cross-entropy on probabilities is flat, at −log ε = "
+            f"{CEILING:.1f}: nothing moves G any more, and D has nothing left to learn. Stop it with Ctrl-C; a run that cannot "
+            f"die like this: {again}. Or try another --seed"
+        }
 
     def epoch(self, line: dict[str, Any]) -> dict[str, str]:
         """A warning with what to try for each sign that has lasted long enough now."""
@@ -100,6 +126,8 @@ class CollapseWatch:
                 "try --loss bce-logits or a lower --lr-d",
             ),
         }
+        if self._dead_since is not None:  # which says it all
+            signs = {sign: told for sign, told in signs.items() if sign not in ("D wins", "G's gradient vanishes")}
         self._lasted = {sign: self._lasted.get(sign, 0) + 1 for sign, (shown, _) in signs.items() if shown}
         lasting = [sign for sign, epochs in self._lasted.items() if epochs >= self._long]
         return {sign: f"for {self._long} epochs now {signs[sign][1]}" for sign in lasting}

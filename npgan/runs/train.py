@@ -350,6 +350,7 @@ def _train_loop(job: _Job, stopped_by: Callable[[], int], observer: Observer | N
             if not math.isfinite(sum(values)):
                 raise _diverged(job, _first_bad(job, step, values), recent)
             totals += values
+        _warn(job, job.watch.iterations(state.step - len(metrics) + 1, metrics))
         steps_here += len(metrics)
         display.step(state.step, *metrics[-1, :2].tolist())
         if state.step % per_epoch == 0:
@@ -377,11 +378,16 @@ def _end_epoch(job: _Job, line: dict[str, Any], observer: Observer | None) -> No
     signs = job.watch.epoch(line)
     if job.config.previewed(epoch):
         signs |= _show_samples(job, epoch)
-    for sign in signs.keys() - job.told:
-        display.warn(signs[sign])
-        job.told.add(sign)
+    _warn(job, signs)
     if observer is not None and job.config.eval_every and epoch % job.config.eval_every == 0:
         display.note(observer.observe(job.state, epoch))
+
+
+def _warn(job: _Job, signs: dict[str, str]) -> None:
+    """Each sign of a collapse is told once."""
+    for sign in signs.keys() - job.told:
+        job.display.warn(signs[sign])
+        job.told.add(sign)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,38 @@ def test_signs_of_collapse(values: dict[str, float], sign: str) -> None:
     assert not any(signs(history(100, per_epoch=5, **values), 5))  # 500 iterations are early days
     assert signs(history(800, per_epoch=5, **values), 5)[-2:] == [[], [sign]]
     assert not any(signs(history(9, **values) + history(1) + history(9, **values)))
+
+
+def iterations(count: int, loss_g: float, norm: float) -> np.ndarray:
+    return np.array([[1e-3, loss_g, 0.99, 1e-8, 0.01, norm]] * count)
+
+
+def test_a_dead_gradient_is_told_in_the_epoch_in_which_it_dies() -> None:
+    watch = CollapseWatch(469, CONFIG, 1_486_352)
+    assert watch.iterations(1, iterations(170, 12.0, 24.0)) == {}
+    assert watch.iterations(171, iterations(100, 15.94, 4e-4)) == {}
+    told = watch.iterations(271, iterations(1, 15.94, 4e-4))
+    assert list(told) == ["G is dead"]
+    assert f"since iteration 171 it is below 0.01. D gives" in told["G is dead"]
+    assert "npgan train --preset r3gan --seed 0 --epochs 1000" in told["G is dead"]
+    lines = history(20, d_real=0.9999, d_fake=1e-9, grad_norm_g=6e-6)
+    assert not any(watch.epoch(line) for line in lines)  # what D's means show then has been told
+
+
+@pytest.mark.parametrize(
+    ("before", "metrics", "config"),
+    [
+        (99, iterations(1, 15.8, 4.0), CONFIG),  # near the ceiling, and back: it lives
+        (0, iterations(300, 14.9, 4e-4), CONFIG),  # small for some other reason
+        (0, iterations(300, 15.94, 1.1e-2), CONFIG),
+        (0, iterations(300, 15.94, 4e-4), replace(CONFIG, loss="bce-logits")),  # which has no ceiling
+    ],
+)
+def test_what_is_no_dead_gradient(before: int, metrics: np.ndarray, config: TrainConfig) -> None:
+    watch = CollapseWatch(469, config, 1_486_352)
+    watch.iterations(1, iterations(before, 15.94, 4e-4) if before else metrics[:1])
+    assert watch.iterations(before + 1, metrics) == {}
+    assert watch.iterations(before + len(metrics) + 1, iterations(50, 15.0, 2.0)) == {}
 
 
 @pytest.mark.parametrize(
