@@ -125,10 +125,10 @@ def iterations(count: int, loss_g: float, norm: float) -> np.ndarray:
 def test_a_dead_gradient_is_told_in_the_epoch_in_which_it_dies() -> None:
     watch = CollapseWatch(469, CONFIG, 1_486_352)
     assert watch.iterations(1, iterations(170, 12.0, 24.0)) == {}
-    assert watch.iterations(171, iterations(100, 15.94, 4e-4)) == {}
-    told = watch.iterations(271, iterations(1, 15.94, 4e-4))
+    assert watch.iterations(171, iterations(99, 15.94, 4e-4)) == {}
+    told = watch.iterations(270, iterations(1, 15.94, 4e-4))
     assert list(told) == ["G is dead"]
-    assert f"since iteration 171 it is below 0.01. D gives" in told["G is dead"]
+    assert "since iteration 171 it is below 0.01. D gives" in told["G is dead"]
     assert "npgan train --preset r3gan --seed 0 --epochs 1000" in told["G is dead"]
     lines = history(20, d_real=0.9999, d_fake=1e-9, grad_norm_g=6e-6)
     assert not any(watch.epoch(line) for line in lines)  # what D's means show then has been told
