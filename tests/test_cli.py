@@ -18,14 +18,15 @@ from helpers import after_steps
 from PIL import Image
 
 from npgan import __version__, cli, engines
-from npgan.backend import Backend
+from npgan.backend import Backend, select
 from npgan.cli import main
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
 from npgan.engines import Choice, Compute, Report
 from npgan.engines.cpu import blas
-from npgan.runs.checkpoint import load
+from npgan.runs.checkpoint import load, restore
+from npgan.runs.sample import noise_vectors
 
 _ROOT = Path(__file__).parents[1]
 
@@ -232,9 +233,12 @@ def test_quiet_prints_nothing(data: Path, tmp_path: Path, capfd: pytest.CaptureF
     assert capfd.readouterr() == ("", "")
 
 
-def test_resume_is_as_if_never_stopped(data: Path, tmp_path: Path) -> None:
-    assert main(_train(data, tmp_path / "whole", "--epochs", "4", "--quiet")) == 0
-    assert main(_train(data, tmp_path / "parts", "--quiet")) == 0
+@pytest.mark.parametrize("flags", [[], ["--preset", "r3gan"]], ids=["tutorial", "r3gan"])
+@pytest.mark.parametrize("kernels", ["reference", "auto"])
+def test_resume_is_as_if_never_stopped(data: Path, tmp_path: Path, flags: list[str], kernels: str) -> None:
+    flags = [*flags, "--kernels", kernels, "--quiet"]
+    assert main(_train(data, tmp_path / "whole", "--epochs", "4", *flags)) == 0
+    assert main(_train(data, tmp_path / "parts", *flags)) == 0
     assert main(["train", "--backend", "numpy", "--resume", str(tmp_path / "parts"), "--epochs", "4", "--quiet"]) == 0
     name = "checkpoints/step-000000020.safetensors"
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
@@ -469,6 +473,39 @@ def test_samples(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (images.shape, images.dtype) == ((10, 28, 28), np.float32)
     assert np.abs(images).max() <= 1
     assert images.std(axis=0).max() > 0
+
+
+def test_samples_of_the_preset_are_the_averages(data: Path, tmp_path: Path) -> None:
+    run, npy = tmp_path / "run", tmp_path / "samples.npy"
+    assert main(_train(data, run, "--preset", "r3gan", "--quiet")) == 0
+    assert main(["sample", str(run), "--n", "3", "--out", str(npy), "--backend", "numpy"]) == 0
+    state = restore(load(run / "checkpoints" / "step-000000010.safetensors"), select("numpy"))
+    assert state.average is not None
+    assert not np.allclose(state.average.parameters, state.generator.parameters, atol=1e-5)
+    np.testing.assert_array_equal(np.load(npy).reshape(3, 784), state.average(noise_vectors(0, 3, 100)))
+
+
+def test_a_preset_is_its_flags_and_a_flag_beside_it_goes_before_it(data: Path, tmp_path: Path) -> None:
+    assert main(_train(data, tmp_path / "a", "--preset", "r3gan", "--r2", "0.25", "--quiet")) == 0
+    written = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert written.items() >= {**PRESETS["r3gan"], "r2": 0.25}.items()
+    flags = cli.preset_flags("r3gan").removeprefix("r3gan is ").split()
+    assert main(_train(data, tmp_path / "b", *flags, "--r2", "0.25", "--quiet")) == 0
+    assert json.loads((tmp_path / "b" / "config.json").read_text()) == written
+    resumed = ["train", "--backend", "numpy", "--resume", str(tmp_path / "a"), "--preset", "r3gan", "--quiet"]
+    assert main([*resumed, "--r2", "0.25", "--epochs", "3"]) == 0
+
+
+def test_a_preset_is_refused_for_a_run_of_another_recipe(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_train(data, tmp_path / "run", "--quiet")) == 0
+    line = _error_of(["train", "--backend", "numpy", "--resume", str(tmp_path / "run"), "--preset", "r3gan"], capsys)
+    assert "the run was made with other settings: " in line and "--loss is bce, not relativistic" in line
+    cosine = _train(data, tmp_path / "cosine", "--lr-schedule", "cosine", "--quiet")
+    assert main(cosine) == 0
+    line = _error_of(["train", "--resume", str(tmp_path / "cosine"), "--epochs", "3", "--backend", "numpy"], capsys)
+    assert "--lr-schedule cosine" in line and "2 epochs" in line
 
 
 def test_an_animation_on_demand(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

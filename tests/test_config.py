@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.errors import InputError
 
 
@@ -45,6 +45,9 @@ def test_json_round_trip() -> None:
         ("seed", -1),
         ("seed", 2**64),
         ("loss", "mse"),
+        *[(name, value) for name in ("r1", "r2") for value in (-1.0, 1e7, float("nan"))],
+        *[("ema", value) for value in (-0.1, 1.0)],
+        ("lr_schedule", "linear"),
         ("dataset", "auto"),
         ("dropout_in_g_step", 1),
     ],
@@ -128,3 +131,32 @@ def test_fields_of_older_versions(old: dict[str, Any], read: bool) -> None:
 def test_not_an_object() -> None:
     with pytest.raises(InputError, match="not a JSON object"):
         TrainConfig.from_dict([1])  # type: ignore[arg-type]
+
+
+def test_what_the_tutorial_does_not_have_is_not_written_for_it() -> None:
+    """So the files of its runs, and their bytes, stay what they were."""
+    added = {"r1", "r2", "ema", "lr_schedule"}
+    assert not added & set(TrainConfig().to_dict())
+    assert TrainConfig(ema=0.5).to_dict().keys() - TrainConfig().to_dict().keys() == {"ema"}
+    preset = TrainConfig(dataset="digits", **PRESETS["r3gan"])
+    assert TrainConfig.from_json(preset.to_json()) == preset
+
+
+@pytest.mark.parametrize("flag", ["r1", "r2"])
+def test_penalties_need_logits(flag: str) -> None:
+    with pytest.raises(InputError, match="--r1 and --r2 are penalties on logits: take --loss bce-logits or") as caught:
+        TrainConfig(**{flag: 1.0})
+    assert "\n" not in str(caught.value)
+    assert TrainConfig(**{flag: 1.0}, loss="bce-logits").penalized and not TrainConfig().penalized
+
+
+def test_pairs_have_no_target_to_smooth() -> None:
+    with pytest.raises(InputError, match="--loss relativistic .* --label-smoothing"):
+        TrainConfig(loss="relativistic", label_smoothing=0.1)
+
+
+def test_the_presets_values() -> None:
+    config = TrainConfig(**PRESETS["r3gan"])
+    assert (config.loss, config.r1, config.r2, config.dropout, config.ema) == ("relativistic", 1.0, 1.0, 0.0, 0.999)
+    assert (config.lr_g, config.lr_d, config.beta1, config.beta2) == (5e-4, 5e-4, 0.0, 0.99)
+    assert (config.batch_size, config.lr_schedule, config.label_smoothing) == (128, "constant", 0.0)

@@ -108,6 +108,45 @@ def test_the_g_step_meets_the_updated_d(backend: Backend, config: TrainConfig) -
     np.testing.assert_allclose(metrics.loss_g, after, rtol=1e-12)
 
 
+def test_in_pairs_the_g_step_meets_the_real_images_again(backend: Backend) -> None:
+    """As many fakes as there are real rows, and the loss the other way round."""
+    config = TrainConfig(dataset="digits", batch_size=8, loss="relativistic", dropout=0.0)
+    state = new_state(config, backend, np.float64)
+    pixels = _IMAGES[:5]
+    fake = state.generator(noise(state, config, LATENT_G, 5))
+    metrics = train_step(state, pixels, config)
+    d = state.discriminator
+    difference = d(pixels / 127.5 - 1.0) - d(fake)
+    np.testing.assert_allclose(metrics.loss_g, np.log1p(np.exp(difference)).mean(), rtol=1e-12)
+
+
+def test_a_penalty_is_in_ds_loss(backend: Backend) -> None:
+    """Here of finite differences: ∂z/∂x in each pixel that is not clipped by anything, as D is piecewise linear."""
+    config = TrainConfig(dataset="digits", batch_size=2, loss="bce-logits", dropout=0.0, r1=3.0, r2=5.0)
+    states = [new_state(each, backend, np.float64) for each in (config, replace(config, r1=0.0, r2=0.0))]
+    d, pixels = states[0].discriminator.astype(np.float64), _IMAGES[:2]
+    shown = np.concatenate([pixels / 127.5 - 1.0, states[0].generator(noise(states[0], config, LATENT_D, 2))])
+    slopes = np.stack([(d(shown + 1e-6 * row) - d(shown - 1e-6 * row))[:, 0] for row in np.eye(784)]) / 2e-6
+    squares = (slopes**2).sum(axis=0)
+    without = train_step(states[1], pixels, replace(config, r1=0.0, r2=0.0)).loss_d
+    with_penalty = train_step(states[0], pixels, config).loss_d
+    expected = 1.5 * squares[:2].mean() + 2.5 * squares[2:].mean()
+    np.testing.assert_allclose(with_penalty - without, expected, rtol=1e-6)
+
+
+def test_the_average_of_g_is_warmed_up(backend: Backend) -> None:
+    """θ̄ ← β·θ̄ + (1 − β)·θ with β = min(0.999, (1 + t)/(10 + t)), and samples are drawn with it."""
+    config = TrainConfig(dataset="digits", batch_size=8, ema=0.3)
+    state = new_state(config, backend, np.float64)
+    expected = state.generator.parameters.copy()
+    for kept in (1 / 10, 2 / 11, 3 / 12, 0.3, 0.3):
+        train_step(state, _IMAGES[:8], config)
+        expected = kept * expected + (1.0 - kept) * state.generator.parameters
+        assert state.average and state.sampler is state.average
+        np.testing.assert_allclose(state.average.parameters, expected, rtol=1e-12)
+    assert new_state(replace(config, ema=0.0), backend).average is None
+
+
 def test_the_g_steps_noise_does_not_depend_on_the_rows_of_the_batch(backend: Backend, config: TrainConfig) -> None:
     state = new_state(config, backend)
     state.step = 3
@@ -192,7 +231,17 @@ def test_the_loss_on_logits_starts_the_same_run(backend: Backend) -> None:
     np.testing.assert_allclose(on_logits, on_probabilities, rtol=1e-4)
 
 
-@pytest.mark.parametrize("change", [{"dropout_in_g_step": True}, {"label_smoothing": 0.1}, {"beta1": 0.5}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dropout_in_g_step": True},
+        {"label_smoothing": 0.1},
+        {"beta1": 0.5},
+        {"loss": "relativistic"},
+        {"loss": "bce-logits", "r1": 5.0},
+        {"loss": "bce-logits", "r2": 5.0},
+    ],
+)
 def test_options_change_the_run(backend: Backend, change: dict[str, object]) -> None:
     config = TrainConfig(dataset="digits", batch_size=64)
     _, plain = _run(config, backend, 3)

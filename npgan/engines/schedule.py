@@ -254,11 +254,13 @@ class FusedStep:
         for index, y in enumerate(self.g_y):
             yield "generator", f"output of {_name(2 * index)}", y
         yield "discriminator", "images", self.images
-        yield from self._tensors_d(self.pass_d, "")
+        yield from _outputs(self.pass_d, "")
+        yield from _gradients_back(self.pass_d, "")
         for index, u in enumerate(self.penalty.u if self.penalty else []):
             yield "discriminator", f"penalty's input of {_name(3 * index)}", u
         yield from _gradients("discriminator", 3, self.parameters_d)
-        yield from self._tensors_d(self.pass_g, " (G step)")
+        yield from _outputs(self.pass_g, " (G step)")
+        yield from _gradients_back(self.fakes, " (G step)")
         for index, dz in reversed(list(enumerate(self.g_dz))):
             yield "generator", f"gradient before the activation of {_name(2 * index)}", dz
         yield from _gradients("generator", 2, self.parameters_g)
@@ -354,12 +356,6 @@ class FusedStep:
             start, part = own.stop, part + count
         return found, squares
 
-    def _tensors_d(self, p: Pass, where: str) -> Iterator[tuple[str, str, Array]]:
-        for index, y in enumerate([*p.y, p.output]):
-            yield "discriminator", f"output of {_name(3 * index)}{where}", y
-        for index, dz in reversed(list(enumerate([*p.dz, p.output_dz]))):
-            yield "discriminator", f"gradient before the activation of {_name(3 * index)}{where}", dz
-
 
 def unsupported(state: TrainState, config: TrainConfig) -> str | None:
     """Why the schedule cannot train these networks, or None. It is written for the two of the tutorial, in any width."""
@@ -384,6 +380,16 @@ def _dense(net: Sequential) -> list[Dense]:
 
 def _name(index: int) -> str:
     return f"layer {index} (Dense)"
+
+
+def _outputs(p: Pass, where: str) -> Iterator[tuple[str, str, Array]]:
+    for index, y in enumerate([*p.y, p.output]):
+        yield "discriminator", f"output of {_name(3 * index)}{where}", y
+
+
+def _gradients_back(p: Pass, where: str) -> Iterator[tuple[str, str, Array]]:
+    for index, dz in reversed(list(enumerate([*p.dz, p.output_dz]))):
+        yield "discriminator", f"gradient before the activation of {_name(3 * index)}{where}", dz
 
 
 def _gradients(net: str, stride: int, parameters: list[Parameters]) -> Iterator[tuple[str, str, Array]]:

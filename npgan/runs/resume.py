@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from npgan.config import TrainConfig, flag_name, shown_value
@@ -33,11 +33,12 @@ def file_config(run: RunFolder, checkpoint: Checkpoint) -> TrainConfig:
     saved, in_file = checkpoint.config, run.read_config()
     if in_file is None:
         return saved
-    values, saved_values = in_file.to_dict(), saved.to_dict()
+    names = (each.name for each in fields(TrainConfig))  # all of them: a file leaves some out at their defaults
+    both = [(name, getattr(in_file, name), getattr(saved, name)) for name in names]
     differing = [
-        f"{name} is {value!r} there, {saved_values[name]!r} in the checkpoint"
-        for name, value in values.items()
-        if (value < saved.epochs if name == "epochs" else value != saved_values[name])
+        f"{name} is {there!r} there, {here!r} in the checkpoint"
+        for name, there, here in both
+        if (there < here if name == "epochs" else there != here)
     ]
     if differing:
         raise InputError(
@@ -61,4 +62,9 @@ def resumed_config(saved: TrainConfig, flags: dict[str, Any], dataset: str) -> T
         raise InputError(f"--resume: the run was made with other settings: {'; '.join(differing)}")
     if epochs < saved.epochs:
         raise InputError(f"--resume: --epochs {epochs} is less than the run's {saved.epochs}; it may only grow")
+    if epochs != saved.epochs and saved.lr_schedule == "cosine":
+        raise InputError(
+            f"--resume: the run has --lr-schedule cosine: its learning rates fall to 0 over its {saved.epochs} epochs, "
+            f"and --epochs {epochs} would have been another run from the start"
+        )
     return replace(saved, epochs=epochs)

@@ -10,40 +10,49 @@ import numpy as np
 import pytest
 
 from npgan.backend import Backend, select
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.data.batches import batch_bounds
 from npgan.data.digits import render
 from npgan.engines import Compute, choose
-from npgan.engines.base import Engine
+from npgan.engines.base import Engine, ReferenceEngine, set_learning_rates
+from npgan.errors import InputError
 from npgan.gan import TrainState, new_state, train_step
 from npgan.nn import philox
 
 _IMAGES = render(200, 1)[0].reshape(200, 784)
 _CONFIG = TrainConfig(dataset="digits", epochs=2, batch_size=64)  # 64, 64, 64 and 8 images
 
+_R3GAN = TrainConfig(dataset="digits", epochs=2, batch_size=64, lr_schedule="cosine", **PRESETS["r3gan"])
+
 Make = Callable[[TrainState], Engine]
 
 
+@pytest.fixture(params=[_CONFIG, _R3GAN], ids=["tutorial", "r3gan, cosine"])
+def config(request: pytest.FixtureRequest) -> TrainConfig:
+    return request.param
+
+
 @pytest.fixture(params=["reference", "fused"])
-def make(request: pytest.FixtureRequest) -> Make:
+def make(request: pytest.FixtureRequest, config: TrainConfig) -> Make:
     if request.param == "fused":
         pytest.importorskip("numba", reason="the fused kernels need numba: pip install 'npgan[fast]'")
     choice = choose(Compute(kernels=request.param), select("numpy"))
-    return lambda state: choice.start(state, _IMAGES, _CONFIG)
+    return lambda state: choice.start(state, _IMAGES, config)
 
 
 def _bytes(state: TrainState) -> list[bytes]:
     vectors: list[Any] = []
     for net, optimizer in ((state.generator, state.optimizer_g), (state.discriminator, state.optimizer_d)):
         vectors += [net.parameters, net.gradients, optimizer.m, optimizer.v]
+    vectors += [state.average.parameters] if state.average else []
     return [vector.tobytes() for vector in vectors]
 
 
-def test_pieces_make_no_difference(make: Make, backend: Backend) -> None:
+def test_pieces_make_no_difference(make: Make, config: TrainConfig, backend: Backend) -> None:
     """Seven iterations in one call, in single ones, and by two engines one after the other: the same bytes and metrics."""
     results = []
     for pieces in ([[7]], [[1] * 7], [[2, 1], [3, 1]]):
-        state, metrics = new_state(_CONFIG, backend), []
+        state, metrics = new_state(config, backend), []
         for one_engine in pieces:
             engine = make(state)
             metrics += [engine.run(count) for count in one_engine]
@@ -71,20 +80,20 @@ def test_what_a_resumed_run_takes_over_from_its_checkpoint(
     assert (before.backend, before.kernels, before.precision) == taken
 
 
-def test_no_iterations_are_no_rows(make: Make, backend: Backend) -> None:
-    state = new_state(_CONFIG, backend)
+def test_no_iterations_are_no_rows(make: Make, config: TrainConfig, backend: Backend) -> None:
+    state = new_state(config, backend)
     assert make(state).run(0).shape == (0, 6) and state.step == 0
 
 
-def test_the_last_short_batch_is_kept(make: Make, backend: Backend) -> None:
-    state = new_state(_CONFIG, backend)
+def test_the_last_short_batch_is_kept(make: Make, config: TrainConfig, backend: Backend) -> None:
+    state = new_state(config, backend)
     metrics = make(state).run(2 * 4)
     assert metrics.shape == (8, 6) and np.isfinite(metrics).all()
 
 
-def test_a_state_that_was_set_back_is_trained_again(make: Make, backend: Backend) -> None:
+def test_a_state_that_was_set_back_is_trained_again(make: Make, config: TrainConfig, backend: Backend) -> None:
     """As a diverged run is: the same engine, from an earlier step, in the middle of an epoch that it has left."""
-    state = new_state(_CONFIG, backend)
+    state = new_state(config, backend)
     engine = make(state)
     engine.run(2)
     kept = [vector.copy() for vector in _vectors(state)]
@@ -99,7 +108,8 @@ def test_a_state_that_was_set_back_is_trained_again(make: Make, backend: Backend
 
 def _vectors(state: TrainState) -> list[Any]:
     nets, optimizers = (state.generator, state.discriminator), (state.optimizer_g, state.optimizer_d)
-    return [net.parameters for net in nets] + [moment for each in optimizers for moment in (each.m, each.v)]
+    averages = [state.average.parameters] if state.average else []
+    return averages + [net.parameters for net in nets] + [moment for each in optimizers for moment in (each.m, each.v)]
 
 
 def test_the_reference_engine_is_train_step(backend: Backend) -> None:
@@ -114,12 +124,12 @@ def test_the_reference_engine_is_train_step(backend: Backend) -> None:
     assert _bytes(engine_state) == _bytes(state)
 
 
-def test_the_first_tensor_that_is_not_finite(make: Make, backend: Backend) -> None:
+def test_the_first_tensor_that_is_not_finite(make: Make, config: TrainConfig, backend: Backend) -> None:
     for net, tensor, told in (
         ("generator", "4.weight", "output of layer 4 (Dense)"),
         ("discriminator", "6.bias", "output of layer 6 (Dense)"),
     ):
-        state = new_state(_CONFIG, backend)
+        state = new_state(config, backend)
         engine = make(state)
         engine.run(1)
         assert all(np.isfinite(array).all() for _, _, array in engine.tensors())
@@ -129,9 +139,9 @@ def test_the_first_tensor_that_is_not_finite(make: Make, backend: Backend) -> No
         assert first == (net, told)
 
 
-def test_an_engine_on_a_cpu_stops_where_it_diverges(make: Make, backend: Backend) -> None:
+def test_an_engine_on_a_cpu_stops_where_it_diverges(make: Make, config: TrainConfig, backend: Backend) -> None:
     """So its tensors are those of the iteration that went wrong, and nothing need be done again."""
-    state = new_state(_CONFIG, backend)
+    state = new_state(config, backend)
     engine = make(state)
     engine.run(1)
     state.generator.tensors["2.weight"].flat[0] = np.nan
@@ -157,3 +167,33 @@ def test_the_gpu_is_told_the_library_and_the_precision(
     choice = choose(Compute("cupy", precision=asked), Backend("cupy", np, "a GPU", "asked for"))
     assert told == [(np, given)]
     assert choice.name == "fused" and "a GEMM of its own" in choice.reason
+
+
+@pytest.mark.parametrize(
+    "options", [{"loss": "relativistic"}, {"ema": 0.9}, {"lr_schedule": "cosine"}, PRESETS["r3gan"]]
+)
+def test_what_the_gpus_kernels_lack_is_the_textbooks_there(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said in the reason; and refused where fused kernels are asked for."""
+    from npgan.engines.cuda import device
+
+    monkeypatch.setattr(device, "Gpu", lambda xp, precision: SimpleNamespace(gemm="a GEMM of its own"))
+    gpu, config = Backend("cupy", np, "a GPU", "asked for"), TrainConfig(**options)
+    choice = choose(Compute("cupy"), gpu, config=config)
+    assert (choice.name, choice.start) == ("reference", ReferenceEngine)
+    assert choice.reason == "no CUDA kernels yet for --loss relativistic, --r1, --r2, --ema and --lr-schedule cosine"
+    with pytest.raises(InputError, match="--kernels fused: no CUDA kernels yet for --loss relativistic"):
+        choose(Compute("cupy", kernels="fused"), gpu, config=config)
+
+
+def test_on_a_cosine_the_rates_fall_from_the_configs_towards_0(backend: Backend) -> None:
+    config = TrainConfig(epochs=4, lr_g=2.0, lr_d=1.0, lr_schedule="cosine")
+    state, rates = new_state(config, backend), []
+    for epoch in range(4):
+        set_learning_rates(state, config, epoch)
+        assert state.optimizer_g.lr == 2.0 * state.optimizer_d.lr
+        rates.append(state.optimizer_d.lr)
+    assert rates == pytest.approx([1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
+    set_learning_rates(state, TrainConfig(), 3)
+    assert state.optimizer_d.lr == 2e-4

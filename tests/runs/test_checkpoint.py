@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from npgan.backend import Backend
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.data.digits import render
 from npgan.engines.base import ReferenceEngine
 from npgan.errors import InputError
@@ -24,6 +24,17 @@ from npgan.runs.checkpoint import load, restore, save
 _IMAGES = render(64, 2)[0].reshape(64, 784)
 _CONFIG = TrainConfig(dataset="digits", batch_size=32, epochs=4)
 _RUNTIME = {"backend": "numpy", "data_dir": None}
+
+
+def test_the_average_comes_back(backend: Backend, tmp_path: Path) -> None:
+    config = replace(_CONFIG, **PRESETS["r3gan"])
+    state = new_state(config, backend)
+    ReferenceEngine(state, _IMAGES, config).run(3)
+    save(tmp_path / "a.safetensors", state, config, _RUNTIME, np.zeros(6))
+    again = restore(load(tmp_path / "a.safetensors"), backend)
+    assert state.average and again.average and again.sampler is again.average
+    assert again.average.parameters.tobytes() == state.average.parameters.tobytes()
+    assert again.average.parameters.tobytes() != again.generator.parameters.tobytes()
 
 
 @pytest.fixture
