@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from npgan.backend import Backend, select
-from npgan.config import TrainConfig
-from npgan.gan import TrainState, new_state, train_step
+from npgan.config import PRESETS, TrainConfig
+from npgan.gan import LATENT_G, TrainState, new_state, noise, train_step
 from npgan.inspector import Op, StepTrace, Verdict, inspect_step, prove, toy_sections
 from npgan.inspector.figures import moved_bytes, quantity, read_op, round_ticks, shares, statistics
 from npgan.inspector.history import snapshot
@@ -50,14 +50,15 @@ def _numpy() -> Backend:
 def _bytes(state: TrainState) -> list[bytes]:
     arrays = [array for net in (state.generator, state.discriminator) for array in (net.parameters, net.gradients)]
     arrays += [array for adam in (state.optimizer_g, state.optimizer_d) for array in (adam.m, adam.v)]
+    arrays += [state.average.parameters] if state.average else []
     counts = state.step, state.optimizer_g.step, state.optimizer_d.step
     return [array.tobytes() for array in arrays] + [repr(counts).encode()]
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"loss": "bce-logits", "dropout_in_g_step": True, "label_smoothing": 0.1}],
-    ids=["tutorial", "options"],
+    [{}, {"loss": "bce-logits", "dropout_in_g_step": True, "label_smoothing": 0.1}, PRESETS["r3gan"]],
+    ids=["tutorial", "options", "r3gan"],
 )
 def test_the_inspected_step_is_the_one_that_training_does(options: dict, pixels: np.ndarray) -> None:
     config = TrainConfig(dataset="digits", batch_size=ROWS, **options)
@@ -122,7 +123,7 @@ def test_each_operation_reads_what_the_one_before_wrote(trace: StepTrace) -> Non
     for before, after in zip(chain, chain[1:], strict=False):
         if before.part.endswith("forward") == after.part.endswith("forward"):
             read, written = ("x", "y") if after.part.endswith("forward") else ("dy", "dx")
-            assert after.tensors[read] is before.tensors[written]
+            assert np.shares_memory(after.tensors[read], before.tensors[written])
 
 
 def test_what_a_forward_keeps_is_what_its_backward_reads(trace: StepTrace) -> None:
@@ -170,6 +171,28 @@ def test_logits_leave_the_sigmoid_to_the_loss(pixels: np.ndarray) -> None:
         (G_STEP, "loss", f"{name}_forward"), (G_STEP, "loss", f"{name}_backward"),
     ]  # fmt: skip
     assert all(verdict.passed for verdict in prove(seen).values())
+
+
+def test_a_penalty_has_a_part_of_its_own(pixels: np.ndarray) -> None:
+    """Down D as a backward that leaves the weights alone, and up again as its derivative; proved like all others."""
+    config = TrainConfig(dataset="digits", batch_size=ROWS, **{**PRESETS["r3gan"], "dropout": 0.3})
+    seen = inspect_step(new_state(config, _numpy()), pixels, config)
+    part = [op for op in seen.ops if op.part == "D penalty"]
+    assert {op.step for op in part} == {D_STEP}
+    down, up = part[:10], part[10:]
+    assert [op.key for op in down] == [op.key for op in reversed(up)]
+    assert {op.function for op in down} == {"dense_backward_dx", "leaky_relu_backward", "dropout_backward"}
+    assert [op.function for op in up[:3]] == ["dense_double_backward", "leaky_relu_backward", "dropout_backward"]
+    assert down[0].tensors["dy"].tobytes() == np.ones_like(seen.p_d).tobytes()
+    assert up[0].flops == 2 * (2 * 2 * ROWS * 784 * 1024)  # two matmuls
+    verdicts = prove(seen)
+    assert {op.name for op in part if op.name.startswith("nn.ops")} <= set(verdicts)
+    assert all(verdict.passed for verdict in verdicts.values())
+    assert seen.samples.shape == seen.dsamples.shape == (ROWS, 784) and seen.p_g.shape == (ROWS, 1)
+    latent = noise(seen.before, config, LATENT_G, ROWS)
+    np.testing.assert_array_equal(seen.samples, seen.before.generator(latent))  # not the real images of the pairs
+    seen.gradients["D.3.weight"][...] *= 2.0
+    assert [name for name, verdict in prove(seen).items() if not verdict.passed] == ["D.3.weight"]
 
 
 def test_every_formula_and_line_is_the_one_in_the_code(trace: StepTrace) -> None:

@@ -16,10 +16,11 @@ from rich.cells import cell_len
 
 from npgan.backend import select
 from npgan.cli import main
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.console import Console
 from npgan.data.digits import render
 from npgan.data.mnist import Dataset
+from npgan.engines import Compute, choose
 from npgan.engines.base import ReferenceEngine
 from npgan.gan import StepMetrics, new_state
 from npgan.inspector import StepTrace, Verdict, figures, inspect_step, prove
@@ -124,10 +125,11 @@ def test_a_wrong_gradient_shows_on_the_screen(
 
 
 def test_every_part_of_a_step_has_its_words(images: np.ndarray) -> None:
-    for loss in ("bce", "bce-logits"):
-        config = TrainConfig(dataset="digits", batch_size=ROWS, loss=loss)
+    penalty = {("D step", "D penalty")}
+    for options in ({}, {"loss": "bce-logits"}, PRESETS["r3gan"]):
+        config = TrainConfig(dataset="digits", batch_size=ROWS, **options)
         trace = inspect_step(new_state(config, select("numpy")), next_batch(images, config, 0), config)
-        assert {(op.step, op.part) for op in trace.ops} == set(IN_WORDS)
+        assert {(op.step, op.part) for op in trace.ops} == set(IN_WORDS) - (set() if config.penalized else penalty)
 
 
 @pytest.mark.usefixtures("few_images")
@@ -165,6 +167,27 @@ def test_a_new_run_is_shown_by_its_first_step(images: np.ndarray, capsys: pytest
     assert main(["inspect", "--dataset", "digits", "--seed", "4", "--only", "D.9"]) == 0
     norm = np.linalg.norm(first.gradients["D.9.weight"].astype(np.float64))
     assert figures.number(norm) in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("few_images")
+def test_any_step_of_a_new_run(images: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the step that training, by the engine that it would choose, comes to."""
+    config = TrainConfig(dataset="digits", seed=4, **PRESETS["r3gan"])
+    state = new_state(config, backend := select("numpy"))
+    choose(Compute(), backend).start(state, images, config).run(3)
+    fourth = inspect_step(state, next_batch(images, config, 3), config)
+    new = ["inspect", "--dataset", "digits", "--seed", "4", "--preset", "r3gan"]
+    assert main([*new, "--step", "3", "--only", "G.6"]) == 0
+    text = capsys.readouterr().out
+    assert "Step 4 of a new run on digits, r3gan, seed 4" in text
+    assert figures.number(np.linalg.norm(fourth.gradients["G.6.weight"].astype(np.float64))) in text
+    assert main([*new, "--step", "3", "--compare", "1", "--summary"]) == 0
+    text = capsys.readouterr().out
+    assert "A: Step 4 of a new run" in text and "B: Step 2 of a new run" in text
+    assert main([*new, "--step", "-1"]) == 2
+    assert "--step must be at least 0, got -1" in capsys.readouterr().err
+    assert main([*new, "--compare", "runs/other"]) == 2
+    assert "npgan inspect RUN --compare OTHER" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("few_images")
