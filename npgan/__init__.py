@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from npgan.nn.losses import BinaryCrossEntropyWithLogits as BinaryCrossEntropyWithLogits
     from npgan.nn.losses import Loss as Loss
     from npgan.nn.losses import MeanSquaredError as MeanSquaredError
+    from npgan.nn.losses import Relativistic as Relativistic
     from npgan.nn.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
     from npgan.nn.network import Sequential as Sequential
     from npgan.nn.optim import Adam as Adam
