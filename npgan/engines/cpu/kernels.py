@@ -29,6 +29,7 @@ from npgan.nn.philox import Stream
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _ADAM_BLOCK = 1 << 14
+_NONE = np.empty(0, np.float32)
 
 
 class CpuKernels(InOrder):
@@ -140,9 +141,8 @@ class CpuKernels(InOrder):
         rate, unbias = o.lr / (1.0 - o.beta1**t), 1.0 / (1.0 - o.beta2**t)
         # 1 - 0.999 taken in float32 would be off by 5e-5 of itself
         betas = o.beta1, 1.0 - o.beta1, o.beta2, 1.0 - o.beta2
-        _adam(p.parameter, p.gradient, p.m, p.v, *betas, o.epsilon, rate, unbias, p.squares)
-        if p.average is not None:
-            _move_average(p.parameter, 1.0 - kept_of_average(p.ema, t - 1), p.average)
+        average = (_NONE, 0.0) if p.average is None else (p.average, 1.0 - kept_of_average(p.ema, t - 1))
+        _adam(p.parameter, p.gradient, p.m, p.v, *betas, o.epsilon, rate, unbias, p.squares, *average)
 
     def finish(self, step: FusedStep) -> None:
         resident, d, g, b = step.resident, step.pass_d, step.pass_g, step.rows
@@ -316,9 +316,12 @@ def _column_sums(dz, dbias):  # type: ignore[no-untyped-def]
 
 @shared(
     "void(float32[::1], float32[::1], float32[::1], float32[::1], float32, float32, float32, float32, float32, float32,"
-    "float32, float32[::1])"
+    "float32, float32[::1], float32[::1], float32)"
 )
-def _adam(param, grad, m, v, beta1, rest1, beta2, rest2, epsilon, rate, unbias, squares):  # type: ignore[no-untyped-def]
+def _adam(  # type: ignore[no-untyped-def]
+    param, grad, m, v, beta1, rest1, beta2, rest2, epsilon, rate, unbias, squares, average, rest
+):
+    """``average``: of the parameters, moved by ``rest`` towards them while a block of them is in cache; or empty."""
     for block in prange(squares.size):
         start, stop = block * _ADAM_BLOCK, min((block + 1) * _ADAM_BLOCK, param.size)
         p_, g_, m_, v_ = param[start:stop], grad[start:stop], m[start:stop], v[start:stop]
@@ -330,15 +333,10 @@ def _adam(param, grad, m, v, beta1, rest1, beta2, rest2, epsilon, rate, unbias, 
             p_[i] -= m_[i] * rate / (np.sqrt(v_[i] * unbias) + epsilon)
             total += g * g
         squares[block] = total
-
-
-@shared("void(float32[::1], float32, float32[::1])")
-def _move_average(param, rest, average):  # type: ignore[no-untyped-def]
-    for block in prange(-(-param.size // _ADAM_BLOCK)):
-        start, stop = block * _ADAM_BLOCK, min((block + 1) * _ADAM_BLOCK, param.size)
-        p_, a_ = param[start:stop], average[start:stop]
-        for i in range(p_.size):
-            a_[i] += rest * (p_[i] - a_[i])
+        if average.size:
+            a_ = average[start:stop]
+            for i in range(p_.size):
+                a_[i] += rest * (p_[i] - a_[i])
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
