@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgan.backend import Array
+from npgan.config import TrainConfig
 from npgan.errors import InputError
 
 IMAGES = 6000  # enough that a batch is a gather from memory, as in training
@@ -53,9 +54,15 @@ def pairs(widths: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     return zip(widths, widths[1:], strict=False)
 
 
-def flops(batch: int) -> int:
-    """Of all matmuls of an iteration."""
-    return sum(matmul.flops for matmul in matmuls(batch))
+def flops(batch: int, config: TrainConfig | None = None) -> int:
+    """Of all matmuls of an iteration, by default of the tutorial's."""
+    count = sum(matmul.flops for matmul in matmuls(batch))
+    if config and config.loss == "relativistic":  # the real images in the G step's pairs
+        count += sum(2 * batch * i * o for i, o in pairs(DISCRIMINATOR))
+    if config and config.penalized:  # back to the images, and the derivative of that up to the last layer's input
+        first, *others = list(pairs(DISCRIMINATOR))[:-1]
+        count += sum(2 * 2 * batch * i * o for i, o in (first, first, *others))
+    return count
 
 
 def by_rows(rows: int, width: int) -> np.ndarray:

@@ -26,6 +26,7 @@ NAMES = {
         BASE: "npgan, fused kernels",
         "npgan blas": "npgan, fused, BLAS",
         "npgan reference": "npgan, reference",
+        "npgan r3gan": "npgan, --preset r3gan",
         "matmul own": "matmuls alone, npgan",
         "matmul columns": "matmuls alone, BLAS",
         "matmul rows": "matmuls, BLAS, rows",

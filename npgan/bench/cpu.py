@@ -8,14 +8,14 @@ import numpy as np
 
 from npgan.backend import Array, select
 from npgan.bench.base import IMAGES, Candidate, Missing, by_rows, flops, matmuls, pixels
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.engines import Choice, Compute, choose
 from npgan.engines.cpu.blas import Blas
 from npgan.gan import new_state
 
 
 def make(name: str, batch: int, threads: int) -> Candidate:
-    """``npgan fused``, ``blas`` or ``reference``, ``matmul own``, ``columns`` or ``rows``, or ``peak``. Raises InputError."""
+    """``npgan fused``, ``blas``, ``reference`` or ``r3gan``, ``matmul own``, ``columns`` or ``rows``, or ``peak``. Raises InputError."""
     kind, _, variant = name.partition(" ")
     if kind == "peak":
         a, b, out = np.random.default_rng(0).standard_normal((3, 2048, 2048), dtype=np.float32)
@@ -25,10 +25,10 @@ def make(name: str, batch: int, threads: int) -> Candidate:
 
 def _npgan(variant: str, batch: int, threads: int) -> Candidate:
     choice = _choose("reference" if variant == "reference" else "fused", threads, blas=variant == "blas")
-    config = TrainConfig(dataset="digits", batch_size=batch)
+    config = TrainConfig(dataset="digits", batch_size=batch, **PRESETS.get(variant, {}))
     images = pixels(max(IMAGES // batch, 1) * batch)  # whole batches only
     engine = choice.start(new_state(config, select("numpy")), images, config)
-    return Candidate(lambda: engine.run(1), flops(batch), f"{choice.reason}; {choice.gemm}")
+    return Candidate(lambda: engine.run(1), flops(batch, config), f"{choice.reason}; {choice.gemm}")
 
 
 def _matmuls(variant: str, batch: int, threads: int) -> Candidate:

@@ -7,11 +7,13 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from npgan.bench import base, command, measure, worker
 from npgan.cli import main
+from npgan.config import PRESETS, TrainConfig
 
 
 def test_an_iteration_is_4_09_gflop() -> None:
@@ -36,7 +38,9 @@ def test_it_measures_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert 0 < rows["matmul rows"]["min_ms"] <= rows["matmul rows"]["median_ms"]
 
 
-@pytest.mark.parametrize("name", ["npgan fused", "npgan blas", "npgan reference", "matmul columns", "matmul own"])
+@pytest.mark.parametrize(
+    "name", ["npgan fused", "npgan blas", "npgan reference", "npgan r3gan", "matmul columns", "matmul own"]
+)
 def test_npgans_own_candidates(name: str) -> None:
     pytest.importorskip("numba", reason="the fused kernels: pip install 'npgan[fast]'")
     try:
@@ -45,9 +49,28 @@ def test_npgans_own_candidates(name: str) -> None:
         assert name == "matmul own" and "AVX-512" in str(problem)
         return
     candidate.run()
-    assert candidate.flops == base.flops(4) and candidate.iterations == 1
-    assert ("numba" in candidate.detail) == (name in ("npgan fused", "npgan blas"))
+    preset = TrainConfig(**PRESETS["r3gan"]) if name == "npgan r3gan" else None
+    assert candidate.flops == base.flops(4, preset) and candidate.iterations == 1
+    assert ("numba" in candidate.detail) == (name in ("npgan fused", "npgan blas", "npgan r3gan"))
     assert name != "npgan blas" or "npgan's own" not in candidate.detail
+
+
+@pytest.mark.parametrize("name", ["npgan fused", "npgan r3gan"])
+def test_the_operations_counted_are_those_of_the_matmuls_done(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason="the fused kernels: pip install 'npgan[fast]'")
+    from npgan.engines.cpu.gemm import Gemm
+
+    counted: list[int] = []
+    multiply = Gemm.__call__
+
+    def watched(gemm: Gemm, a: Any, b: Any, out: Any) -> None:
+        counted.append(2 * a.shape[0] * a.shape[1] * b.shape[1])
+        multiply(gemm, a, b, out)
+
+    monkeypatch.setattr(Gemm, "__call__", watched)
+    candidate = worker.make(name, 4, 1)
+    candidate.run()
+    assert sum(counted) == candidate.flops
 
 
 @pytest.mark.parametrize("name", ["torch eager", "jax step", "jax scan"])
