@@ -15,7 +15,10 @@ from npgan.gan import new_state
 
 
 def make(name: str, batch: int, threads: int) -> Candidate:
-    """``npgan fused``, ``blas``, ``reference`` or ``r3gan``, ``matmul own``, ``columns`` or ``rows``, or ``peak``. Raises InputError."""
+    """``npgan fused``, ``blas``, ``reference`` or ``r3gan``, ``matmul own``, ``columns`` or ``rows``, or ``peak``.
+
+    Raises InputError.
+    """
     kind, _, variant = name.partition(" ")
     if kind == "peak":
         a, b, out = np.random.default_rng(0).standard_normal((3, 2048, 2048), dtype=np.float32)

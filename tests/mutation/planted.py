@@ -69,7 +69,7 @@ PLANTED = [  # (file in npgan, old text that is there exactly once, new text)
     ("nn/ops.py", "[dd, -dd]", "[dd, dd]"),
     ("engines/base.py", "math.pi * epoch / config.epochs", "math.pi * epoch"),
     ("engines/schedule.py", "config.r1 / rows, config.r2 / rows", "config.r2 / rows, config.r1 / rows"),
-    ("engines/schedule.py", "self.pass_g.target[:-batch], self.pass_g.target[-batch:] = 0.0, 1.0", "self.pass_g.target[...] = 1.0"),
+    ("engines/schedule.py", "self.pass_g.target[-batch:] = 0.0, 1.0", "self.pass_g.target[-batch:] = 0.0, 0.0"),
     ("engines/schedule.py", "    k.copy(self.images[2 * rows :]", "    k.copy(self.images[: rows]"),
     ("engines/cpu/kernels.py", "kept_of_average(p.ema, t - 1)", "kept_of_average(p.ema, t)"),
     ("engines/cpu/kernels.py", "u_row[n] += c[n] * x_row[n]", "u_row[n] += x_row[n]"),
