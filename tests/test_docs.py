@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 import npgan
 from npgan.gradcheck.source import read_source, resolve
@@ -211,3 +213,11 @@ def test_the_site_fetches_nothing(site: Path) -> None:
         assert fetched
         assert not [address for address in fetched if "//" in address], file
         assert 'data-md-component="source"' not in text  # asks the repository's host for its stars
+
+
+def test_the_published_classifier_is_the_one_the_page_names() -> None:
+    page = (DOCS / "evaluation.md").read_text(encoding="utf-8")
+    (file,) = (ROOT / "npgan" / "evaluation").glob("classifier-*.safetensors")
+    assert str(file.relative_to(ROOT)) in page and hashlib.sha256(file.read_bytes()).hexdigest() in page
+    with safe_open(file, framework="np") as opened:
+        assert f"**{float(opened.metadata()['accuracy']):.2%}**".replace("%", " %") in page
