@@ -115,11 +115,11 @@ def train_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepMet
     if config.penalized:
         rate = np.full_like(output, config.r2 / b)
         rate[:b] = config.r1 / b
-        penalty = d.gradient_penalty(rate, caches)
+        penalty = d.gradient_penalty(rate, caches)  # R1 on the real rows, R2 on the fakes: D pays for steep slopes
     state.optimizer_d.update(d.parameters, d.gradients)
 
     # G step: make the updated D say "real". The gradient goes through D, whose own gradients nobody needs, into G.
-    pairs = config.loss == "relativistic"  # "more real than this real image"
+    pairs = config.loss == "relativistic"  # "more real than this real image", each fake beside a real row
     fake, g_caches = g.forward(noise(state, config, LATENT_G, b if pairs else config.batch_size))
     key = DropoutKey(config.seed, state.step, PASS_G) if config.dropout_in_g_step else None
     shown = np.concatenate([real, fake]) if pairs else fake
