@@ -306,7 +306,7 @@ def flag_table() -> str:
 
 
 def preset_flags(name: str) -> str:
-    """A preset written out, such as "r3gan is --loss relativistic --r1 0.5 …"."""
+    """A preset written out, such as "r3gan is --loss relativistic --r1 1.0 …"."""
     return f"{name} is {' '.join(f'{flag_name(each)} {value}' for each, value in PRESETS[name].items())}"
 
 

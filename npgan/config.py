@@ -68,7 +68,7 @@ _FEWEST_PREVIEWS = 5  # in a run of at least so many epochs
 
 # What differs from the defaults, by the name of the recipe. A flag given beside --preset goes before it.
 PRESETS: dict[str, dict[str, Any]] = {
-    # Huang et al. 2024, "The GAN is dead; long live the GAN!", for the tutorial's two networks: see docs/evaluation.md
+    # Huang et al. 2024, "The GAN is dead; long live the GAN!", for the tutorial's two networks: see docs/recipe.md
     "r3gan": {
         "loss": "relativistic", "r1": 1.0, "r2": 1.0, "dropout": 0.0, "ema": 0.999,
         "lr_g": 5e-4, "lr_d": 5e-4, "beta1": 0.0, "beta2": 0.99,
@@ -118,7 +118,12 @@ class TrainConfig:
     ema: float = _share(
         0.0, "samples are drawn with an average of G's weights that keeps this part of itself; 0: with the last"
     )
-    lr_schedule: str = _choice("constant", "cosine: both learning rates fall to 0 over the run", "constant", "cosine")
+    lr_schedule: str = _choice(
+        "constant",
+        "cosine: both learning rates fall from epoch to epoch, ½(1 + cos(π·e/epochs)) of them",
+        "constant",
+        "cosine",
+    )
     dropout_in_g_step: bool = _switch("keep dropout on while the generator learns")
     label_smoothing: float = _number(
         0.0, "real images get the target 1 minus this", "at least 0 and below 0.5", lambda value: 0 <= value < 0.5

@@ -83,6 +83,13 @@ def probabilities(loss: str, output: Array, target: Array) -> None:
         raise ValueError(f"{loss}: got a target outside of 0 to 1")
 
 
+def pairs(loss: str, output: Array, target: Array) -> None:
+    """The same, and unless they are of shape (2b, 1)."""
+    probabilities(loss, output, target)
+    if len(output) % 2 or output.shape[1:] != (1,):
+        raise ValueError(f"{loss}: wanted the logits (2b, 1) of b pairs, got {output.shape}")
+
+
 def labels(loss: str, output: Array, label: Array) -> None:
     """Unless ``label`` holds one class for every row of ``output`` (N, K): integers from 0 to K − 1."""
     rows_of_floats(loss, output)

@@ -506,6 +506,10 @@ def test_a_preset_is_refused_for_a_run_of_another_recipe(
     assert main(cosine) == 0
     line = _error_of(["train", "--resume", str(tmp_path / "cosine"), "--epochs", "3", "--backend", "numpy"], capsys)
     assert "--lr-schedule cosine" in line and "2 epochs" in line
+    file = tmp_path / "cosine" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "epochs": 3}))
+    line = _error_of(["train", "--resume", str(tmp_path / "cosine"), "--backend", "numpy"], capsys)
+    assert "epochs is 3 there, 2 in the checkpoint" in line
 
 
 def test_an_animation_on_demand(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

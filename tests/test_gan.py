@@ -25,7 +25,7 @@ from npgan.gan import (
     noise,
     train_step,
 )  # fmt: skip
-from npgan.nn.layers import Dense, Dropout, DropoutKey, LeakyReLU, Sigmoid, Tanh
+from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU, Maxout, Sigmoid, Tanh
 from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
@@ -285,3 +285,25 @@ _GOLDEN = [
 def test_golden_losses(backend: Backend) -> None:
     _, losses = _run(TrainConfig(dataset="digits", batch_size=64, seed=42), backend, 10)
     np.testing.assert_allclose(losses, _GOLDEN, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("layers", "rate", "error"),
+    [
+        ([Dense(3, 1)], (4, 3), ValueError),
+        ([Dense(3, 1)], (4,), ValueError),
+        ([Dense(3, 1)], (1, 1), ValueError),  # NumPy would use one rate for four rows
+        ([Dense(3, 2)], (4, 1), ValueError),  # two outputs
+        ([Dense(3, 2), Tanh(), Dense(2, 1)], (4, 1), NotImplementedError),
+        ([Dense(3, 4), Maxout(2), Dense(2, 1)], (4, 1), NotImplementedError),
+        ([Sequential([Dense(3, 4), LeakyReLU()]), Dense(4, 1)], (4, 1), NotImplementedError),
+    ],
+)
+def test_penalties_that_cannot_be_are_one_line(
+    layers: list[Layer], rate: tuple[int, ...], error: type[Exception]
+) -> None:
+    net = Sequential(layers, np.float64)
+    _, caches = net.forward(np.ones((4, 3)))
+    with pytest.raises(error) as caught:
+        net.gradient_penalty(np.ones(rate), caches)
+    assert "\n" not in str(caught.value) and "double backward" in str(caught.value) or error is ValueError

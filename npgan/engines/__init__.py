@@ -121,10 +121,10 @@ def _cpu(compute: Compute, report: Report) -> Choice:
 def _cuda(compute: Compute, backend: Backend, report: Report, config: TrainConfig | None) -> Choice:
     from npgan.engines.base import FusedEngine
     from npgan.engines.cuda.device import Gpu
-    from npgan.engines.cuda.kernels import NO_KERNELS, CudaKernels, has_kernels
+    from npgan.engines.cuda.kernels import CudaKernels
 
-    if config and not has_kernels(config):
-        raise InputError(NO_KERNELS)
+    if config and (reason := CudaKernels.lacks(config)):
+        raise InputError(reason)
     with _notice(report):
         gpu = Gpu(backend.xp, compute.precision or "fp32")
     why = f"iterations as CUDA graphs, {gpu.gemm}"

@@ -93,7 +93,7 @@ class FusedEngine:
 
     def __init__(self, kernels: Kernels, state: TrainState, images: Array, config: TrainConfig) -> None:
         """Shapes: images (M, 784) uint8, where the state lives. Raises ValueError for networks that it cannot train."""
-        if reason := unsupported(state, config):
+        if reason := unsupported(state, config) or kernels.lacks(config):
             raise ValueError(reason)
         self.kernels, self.state, self.config = kernels, state, config
         like, count = state.generator.parameters, len(images)

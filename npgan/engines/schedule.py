@@ -94,6 +94,9 @@ class Penalty:
 class Kernels(Protocol):
     """A table of fused kernels. Arrays for results come last and are written whole; what is read is left as it is."""
 
+    def lacks(self, config: TrainConfig) -> str | None:
+        """What a step with these settings needs and the table does not have, or None."""
+
     def empty(self, rows: int, width: int) -> Array:
         """A new array (rows, width) for activations, in the memory order that the kernels like."""
 
@@ -170,6 +173,9 @@ class Kernels(Protocol):
 class InOrder:
     """What a table without streams says of them: everything is done in the order of the calls."""
 
+    def lacks(self, config: TrainConfig) -> str | None:
+        return None
+
     def stream(self) -> AbstractContextManager[object]:
         return nullcontext()
 
@@ -210,9 +216,8 @@ class FusedStep:
         self.pass_g = self._pass(shown, PASS_G if config.dropout_in_g_step else None)
         self.pass_d.target[:rows], self.pass_d.target[rows:] = 1.0 - config.label_smoothing, 0.0
         self.pass_g.target[:-batch], self.pass_g.target[-batch:] = 0.0, 1.0
-        self.fakes = self.pass_g.rows_from(
-            len(shown) - batch
-        )  # G learns from its fakes, not from what they are paired with
+        # G learns from its fakes, not from what they are paired with
+        self.fakes = self.pass_g.rows_from(len(shown) - batch)
         self.penalty = self._penalty() if config.penalized else None
         self.constants = self._xp.empty((2, 7), self._dtype)  # of D's Adam and of G's
         d, g = (state.discriminator, state.optimizer_d, None), (state.generator, state.optimizer_g, state.average)

@@ -83,9 +83,7 @@ def _check_counts(features: np.ndarray, real: np.ndarray, k: int) -> None:
 class DensityCoverage(NamedTuple):
     """One lonely real image has a large ball, which alone may make precision high: these two do not fall for it."""
 
-    density: (
-        float  # how many balls of real images an image of the set lies in, as a share of k: 1 for real ones, or more
-    )
+    density: float  # the balls of real images that an image of the set lies in, divided by k: about 1 for real ones
     coverage: float  # the share of real images whose ball holds an image of the set
 
 

@@ -24,7 +24,7 @@ from npgan.engines.reference import ReferenceKernels
 from npgan.gan import IMAGE_PIXELS, StepMetrics
 from npgan.gradcheck.check import ULP, FormulaCheck
 from npgan.gradcheck.networks import randomized, small_pair
-from npgan.gradcheck.steps import ALL_OPTIONS, state_of
+from npgan.gradcheck.steps import ALL_OPTIONS, PENALTIES, state_of
 
 TOLERANCE = 256 * ULP  # √784, the longest sum, is 28; several such sums follow one another
 
@@ -42,14 +42,15 @@ def engine_checks(rng: np.random.Generator, xp: ModuleType, fused: Choice | None
     config = TrainConfig(batch_size=4, latent_dim=8, seed=int(rng.integers(2**32)))
     config = replace(config, lr_g=1e-3, lr_d=1e-3, beta2=0.9, adam_epsilon=1e-3)
     images = xp.asarray(rng.integers(0, 256, (_IMAGES, IMAGE_PIXELS)).astype(np.uint8))
-    for case, changes in (("", {}), (", all options", ALL_OPTIONS)):
-        yield from _checks(case, replace(config, **changes), images, rng, xp, fused)
+    for case, changes in (("", {}), (", all options", ALL_OPTIONS), (", penalties", PENALTIES)):
+        has = xp is np or changes is not PENALTIES  # on a GPU there are no kernels for them yet
+        yield from _checks(case, replace(config, **changes), images, rng, xp, fused if has else None)
 
 
 def _checks(
     case: str, config: TrainConfig, images: Array, rng: np.random.Generator, xp: ModuleType, fused: Choice | None
 ) -> Iterator[FormulaCheck]:
-    pair = small_pair(xp, config.loss == "bce-logits", *_WIDTHS)
+    pair = small_pair(xp, config.loss != "bce", *_WIDTHS)
     nets = [
         randomized(net.astype(np.float32), rng) for net in pair
     ]  # float32 and float64 then start from the same numbers

@@ -28,6 +28,7 @@ from npgan.nn.layers import DropoutKey
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
 
+PENALTIES: dict[str, Any] = {"loss": "relativistic", "r1": 0.5, "r2": 2.0, "dropout_in_g_step": True}
 ALL_OPTIONS: dict[str, Any] = {"loss": "bce-logits", "dropout_in_g_step": True, "label_smoothing": 0.1, "beta1": 0.5}
 
 _STEP = 3  # iterations done before the one that is checked
@@ -37,7 +38,7 @@ _CASES: dict[str, dict[str, Any]] = {
     "target 0.9, logits": {"label_smoothing": 0.1, "loss": "bce-logits"},
     "small, all options": ALL_OPTIONS,
     "logits, R1": {"loss": "bce-logits", "r1": 3.0},
-    "relativistic, R1 and R2": {"loss": "relativistic", "r1": 0.5, "r2": 2.0, "dropout_in_g_step": True},
+    "relativistic, R1 and R2": PENALTIES,
 }
 _HALF_BATCH = [
     Factor(2.0, Hint("mean-sum", "twice too large: the mean is over real and fake rows together, not over each kind")),

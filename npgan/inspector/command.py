@@ -11,6 +11,7 @@ from rich.text import Text
 from npgan.backend import select
 from npgan.config import PRESETS, TrainConfig
 from npgan.console import Console
+from npgan.data.batches import iterations_per_epoch
 from npgan.data.mnist import load_dataset
 from npgan.engines import Compute, choose
 from npgan.errors import InputError, one_line
@@ -22,7 +23,7 @@ from npgan.inspector.history import (
     checkpoint_at,
     history_of,
     images_of,
-    next_batch,
+    next_step,
     snapshot,
     step_of,
 )
@@ -30,7 +31,7 @@ from npgan.inspector.over_time import comparison_table, print_charts
 from npgan.inspector.page import Comparison, page
 from npgan.inspector.proof import prove
 from npgan.inspector.terminal import print_screen, print_step, print_toy
-from npgan.inspector.trace import StepTrace, inspect_step
+from npgan.inspector.trace import StepTrace
 from npgan.runs.folder import RunFolder
 from npgan.runs.owned import is_of_a_run
 
@@ -81,6 +82,7 @@ def inspect(
             only=only,
             summary=summary or None,
             full=full or None,
+            preset=new.preset,
         )
         print_toy(console)
         return 0
@@ -89,6 +91,8 @@ def inspect(
     screen = not (full or summary or only is not None)
     if run_path is None and compare is not None and not compare.isdecimal():
         raise InputError(f"--compare {compare}: two runs are compared as in npgan inspect RUN --compare OTHER")
+    if run_path is not None and new.preset is not None:
+        raise InputError("--preset is of a new run: leave it or RUN out")
     if step is not None and step < 0:
         raise InputError(f"--step must be at least 0, got {step}")
     if html is not None and not html.parent.is_dir():
@@ -143,9 +147,12 @@ def _new(new: NewRun, step: int, console: Console) -> _Inspected:
     data = load_dataset(new.dataset, new.data_dir, report=console.print, labels=False)
     config = TrainConfig(dataset=data.name, **settings)
     state = new_state(config, backend := select("numpy"))
+    if step > (most := config.epochs * iterations_per_epoch(len(data.images), config.batch_size)):
+        raise InputError(f"--step {step}: a run of {config.epochs} epochs has {most:,} iterations")
     if step:
+        console.print(f"training {step:,} iterations first", style="dim")
         choose(Compute("numpy"), backend, console.print, config).start(state, data.images, config).run(step)
-    trace = inspect_step(state, next_batch(data.images, config, step), config)
+    trace = next_step(state, data.images, config)
     which = f"Step {step + 1:,}" if step else "First step"
     preset = f", {new.preset}" if new.preset else ""
     return _Inspected(f"{which} of a new run on {data.name}{preset}, seed {new.seed}", trace, len(data.images), None)

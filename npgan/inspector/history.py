@@ -13,7 +13,9 @@ from npgan.config import TrainConfig
 from npgan.console import say
 from npgan.data.batches import batch_bounds, iterations_per_epoch
 from npgan.data.mnist import first_images, load_dataset
+from npgan.engines.base import set_learning_rates
 from npgan.errors import InputError, one_line
+from npgan.gan import TrainState
 from npgan.inspector.trace import StepTrace, inspect_step
 from npgan.nn import philox
 from npgan.runs.checkpoint import Checkpoint, DamagedCheckpoint, load, restore
@@ -85,8 +87,13 @@ def images_of(checkpoint: Checkpoint, data_dir: Path | None) -> np.ndarray:
 
 def step_of(checkpoint: Checkpoint, images: np.ndarray) -> StepTrace:
     """The step that comes next after the checkpoint."""
-    state = restore(checkpoint, select("numpy"))
-    return inspect_step(state, next_batch(images, checkpoint.config, checkpoint.step), checkpoint.config)
+    return next_step(restore(checkpoint, select("numpy")), images, checkpoint.config)
+
+
+def next_step(state: TrainState, images: np.ndarray, config: TrainConfig) -> StepTrace:
+    """The step that training does next. Shapes: images (M, 784) uint8, the whole training set."""
+    set_learning_rates(state, config, state.step // iterations_per_epoch(len(images), config.batch_size))
+    return inspect_step(state, next_batch(images, config, state.step), config)
 
 
 def history_of(run: RunFolder, images: np.ndarray, at: Checkpoint, trace: StepTrace) -> RunHistory:

@@ -134,9 +134,7 @@ def inspect_step(state: TrainState, pixels: Array, config: TrainConfig) -> StepT
 
     probability = loss_of(config).probability
     in_d, in_g = part(D_STEP, "D forward"), part(G_STEP, "D forward")
-    fakes = slice(
-        -len(part(G_STEP, "G forward")[-1].tensors["y"]), None
-    )  # where there are pairs, behind the real images
+    fakes = slice(-len(part(G_STEP, "G forward")[-1].tensors["y"]), None)  # in pairs behind the real images
     nets = {"D": (before.discriminator, after.discriminator), "G": (before.generator, after.generator)}
     return StepTrace(
         config,

@@ -53,7 +53,7 @@ class Layer(Module):
 
     def double_backward(self, u: Array, dy: Array, cache: Any) -> Array:
         """The derivative of ``backward_input``: for u = ∂P/∂dx (N, I) the ∂P/∂dy (N, O), ∂P/∂tensor added to the gradients."""
-        raise NotImplementedError(f"{self!r} has no double backward: gradient penalties need piecewise linear layers")
+        raise NotImplementedError(f"{type(self).__name__} has no double backward: Dense, LeakyReLU, ReLU, Dropout have")
 
 
 class Dense(Layer):
@@ -97,6 +97,7 @@ class Dense(Layer):
         return ops.dense_backward_dx(dy, self.weight)
 
     def double_backward(self, u: Array, dy: Array, cache: Array) -> Array:
+        expect.rows_of_floats(self, dy, len(cache), self.out_features)
         ddy, dweight = ops.dense_double_backward(u, dy, self.weight)
         self.dweight += dweight
         return ddy

@@ -1,9 +1,7 @@
-"""Losses: pairs of operations of ``ops`` that a network's last ``dy`` comes from.
+"""Losses: pairs of operations of ``ops`` that a network's last ``dy`` comes from. Raise ValueError for targets that do not fit.
 
-    L  = loss.forward(output, target)    # ()
-    dy = loss.backward(output, target)   # ∂L/∂output, with the output's shape
-
-Both raise ValueError for a target that does not fit the output.
+L  = loss.forward(output, target)    # ()
+dy = loss.backward(output, target)   # ∂L/∂output, with the output's shape
 """
 
 from __future__ import annotations
@@ -48,8 +46,9 @@ def BinaryCrossEntropyWithLogits() -> Loss:
 
 
 def Relativistic() -> Loss:
-    """On the logits z (2b, 1) of b pairs, real rows and fake ones: what counts is which of a pair has the higher logit."""
-    return Loss("relativistic loss", ops.relativistic_forward, ops.relativistic_backward, ops.sigmoid_forward)
+    """On the logits z (2b, 1) of b pairs, rows n and b + n: what counts is which of a pair has the higher logit."""
+    value, gradient = ops.relativistic_forward, ops.relativistic_backward
+    return Loss("relativistic loss", value, gradient, ops.relativistic_probability, expect.pairs)
 
 
 def SoftmaxCrossEntropy() -> Loss:

@@ -52,10 +52,10 @@ class Sequential(Chain, Layer):
     def gradient_penalty(self, rate: Array, caches: Sequence[Any]) -> Array:
         """P = ½·Σ_n rate_n·‖∂y_n/∂x_n‖² (), with its gradient added to ``gradients``. Shapes: rate (N, 1).
 
-        R1 of Mescheder et al. 2018. The backward from dy = 1 gives ∂y_n/∂x_n; ∂P/∂(∂y/∂x) = rate·∂y/∂x goes through the
-        derivative of that backward. A backward runs from the last layer to the first, so its derivative runs from the
-        first to the last: a forward pass without biases, for layers that are piecewise linear.
+        R1 of Mescheder et al. 2018. The backward from dy = 1 gives ∂y_n/∂x_n, and u = ∂P/∂(∂y/∂x) goes through its derivative,
+        from the first layer to the last: a forward pass without biases. Raises NotImplementedError for other layers.
         """
+        expect.rows_of_floats("gradient_penalty's rate", rate, width=1)
         dys = [np.ones_like(rate)]
         for layer, cache in zip(reversed(self.layers), reversed(caches), strict=True):
             dys.append(layer.backward_input(dys[-1], cache))

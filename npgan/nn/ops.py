@@ -172,8 +172,8 @@ def binary_cross_entropy_with_logits_backward(z: Array, target: Array) -> Array:
 def relativistic_forward(z: Array, target: Array) -> Array:
     """The loss above, of the logits z_n − z_b+n of b pairs. Shapes: z, target (2b, 1) → L (). Jolicoeur-Martineau 2019.
 
-    Rows n and b + n are a pair, one real and one fake. Their difference is the logit that the first is the more real one:
-    log(1 + e^−(z_n − z_b+n)) where its target is 1, log(1 + e^(z_n − z_b+n)) where it is 0 (RpGAN, Huang et al. 2024).
+    Rows n and b + n are a pair, one real and one fake (RpGAN, Huang et al. 2024). Their difference is the logit that the
+    first is the more real one, so what all logits have in common is nothing to the loss.
     """
     first, second = np.split(z, 2)
     return binary_cross_entropy_with_logits_forward(first - second, target[: len(first)])
@@ -187,6 +187,11 @@ def relativistic_backward(z: Array, target: Array) -> Array:
     first, second = np.split(z, 2)
     dd = binary_cross_entropy_with_logits_backward(first - second, target[: len(first)])
     return np.concatenate([dd, -dd])
+
+
+def relativistic_probability(z: Array) -> Array:
+    """Of each row, that it is the more real one of its pair: σ(z_n − the other's z). Shapes: z (2b, 1) → (2b, 1)."""
+    return sigmoid_forward(z - np.roll(z, len(z) // 2, axis=0))
 
 
 def mean_squared_error_forward(y: Array, target: Array) -> Array:

@@ -18,10 +18,7 @@ class Adam:
     def __init__(
         self, net: Layer | Array, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
     ) -> None:
-        """For a network, or for any vector of parameters (P,). The defaults are the paper's.
-
-        Raises ValueError for rates that cannot be meant.
-        """
+        """For a network or a vector of parameters (P,); the paper's defaults. Raises ValueError for what cannot be meant."""
         expect.rates(lr, beta1, beta2, epsilon)
         parameters = getattr(net, "parameters", net)
         expect.vector(parameters)

@@ -56,10 +56,7 @@ def philox4x32_10(counter: Words, key: tuple[int, int]) -> Words:
 
 
 def random_words(seed: int, stream: Stream, step: int, site: int, count: int, xp: ModuleType = np) -> Array:
-    """``count`` uniformly distributed uint32 words, shape (count,), on the backend ``xp``.
-
-    Raises ValueError when a part of the counter does not fit its 32 bits (the seed: 64).
-    """
+    """``count`` uniform uint32 words, shape (count,). Raises ValueError for a number beyond its 32 bits (the seed's 64)."""
     for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("site", site, 32), ("count", count, 32)):
         if not 0 <= value < 1 << bits:
             raise ValueError(f"{name} must be in 0 … {(1 << bits) - 1}, got {value}")

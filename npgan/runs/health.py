@@ -85,6 +85,7 @@ class CollapseWatch:
         self._vanished = config.adam_epsilon * parameters_g**0.5
         self._lasted: dict[str, int] = {}
         self._config = config
+        self._softer = _softer(config)
         self._dead_since: int | None = None  # the iteration
 
     def iterations(self, first: int, metrics: np.ndarray) -> dict[str, str]:
@@ -98,10 +99,10 @@ class CollapseWatch:
             return {}
         again = f"npgan train --preset r3gan --seed {self._config.seed} --epochs {self._config.epochs}"
         return {
-            "G is dead": f"G's gradient has died: since iteration {self._dead_since} it is below {DEAD:g}. D gives every fake "
-            f"a probability below ε = {BCE_EPSILON:.1e}, where the cross-entropy on probabilities is flat, at −log ε = "
-            f"{CEILING:.1f}: nothing moves G any more, and D has nothing left to learn. Stop it with Ctrl-C; a run that cannot "
-            f"die like this: {again}. Or try another --seed"
+            "G is dead": f"G's gradient has died: from iteration {self._dead_since} on, or before, it is below {DEAD:g}. D "
+            f"gives every fake a probability below ε = {BCE_EPSILON:.1e}, where the cross-entropy on probabilities is flat, at "
+            f"−log ε = {CEILING:.1f}: nothing moves G any more, and D has nothing left to learn. Stop it with Ctrl-C; a run "
+            f"that cannot die like this: {again}, with this run's other flags. Or try another --seed"
         }
 
     def epoch(self, line: dict[str, Any]) -> dict[str, str]:
@@ -110,7 +111,7 @@ class CollapseWatch:
             "D wins": (
                 line["d_real"] > SURE and line["d_fake"] < 1.0 - SURE,
                 "D saturated: it is right about all images, real and fake, so G can hardly learn; "
-                "if the samples get no better try a lower --lr-d, --label-smoothing 0.1 or --loss bce-logits",
+                f"if the samples get no better try a lower --lr-d, {self._softer}",
             ),
             "D is fooled": (
                 line["d_fake"] > SURE,
@@ -123,7 +124,7 @@ class CollapseWatch:
             "G's gradient vanishes": (
                 line["grad_norm_g"] < self._vanished,
                 f"G's gradient has been below {self._vanished:.0e}: it no longer learns; "
-                "try --loss bce-logits or a lower --lr-d",
+                f"try a lower --lr-d, {self._softer}",
             ),
         }
         if self._dead_since is not None:  # which says it all
@@ -138,13 +139,23 @@ def spread(images: Array) -> float:
     return float(np.std(np.asarray(images, dtype=np.float64), axis=0).mean())
 
 
-def samples_alike(samples: Array, real_spread: float, step: int) -> str | None:
+def _softer(config: TrainConfig) -> str:
+    """What else makes it harder for D, of what goes with the loss."""
+    others = {
+        "bce": "--label-smoothing 0.1 or --loss bce-logits",
+        "bce-logits": "--label-smoothing 0.1 or --r1 1",
+        "relativistic": "or higher --r1 and --r2",
+    }
+    return others[config.loss]
+
+
+def samples_alike(samples: Array, real_spread: float, step: int, config: TrainConfig) -> str | None:
     """A warning when the samples (N, 784) all look the same, measured by the real images' ``spread`` on the same scale."""
     if step < LASTING_STEPS or spread(samples) >= ALIKE * real_spread:
         return None
     return (
         "the samples are all alike: G has collapsed onto one image; "
-        "try a lower --lr-g, --label-smoothing 0.1, another --seed, or go back to an earlier checkpoint"
+        f"try a lower --lr-g, another --seed, an earlier checkpoint, {_softer(config)}"
     )
 
 

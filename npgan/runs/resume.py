@@ -38,7 +38,7 @@ def file_config(run: RunFolder, checkpoint: Checkpoint) -> TrainConfig:
     differing = [
         f"{name} is {there!r} there, {here!r} in the checkpoint"
         for name, there, here in both
-        if (there < here if name == "epochs" else there != here)
+        if (there < here if name == "epochs" and saved.lr_schedule != "cosine" else there != here)
     ]
     if differing:
         raise InputError(

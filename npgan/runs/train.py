@@ -419,7 +419,7 @@ def _show_samples(job: _Job, epoch: int) -> dict[str, str]:
     if not np.isfinite(samples).all():
         raise _diverged(job, ("generator", "samples"), ())
     job.display.preview(samples, epoch, job.run.save_samples(samples, epoch))
-    alike = samples_alike(samples, spread(job.data.images[:1000] / 127.5), job.state.step)
+    alike = samples_alike(samples, spread(job.data.images[:1000] / 127.5), job.state.step, job.config)
     return {"samples alike": alike} if alike else {}
 
 

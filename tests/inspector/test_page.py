@@ -24,7 +24,7 @@ from npgan.engines import Compute, choose
 from npgan.engines.base import ReferenceEngine
 from npgan.gan import StepMetrics, new_state
 from npgan.inspector import StepTrace, Verdict, figures, inspect_step, prove
-from npgan.inspector.history import charts, comparison, history_of, next_batch, snapshot
+from npgan.inspector.history import charts, comparison, history_of, next_batch, next_step, snapshot
 from npgan.inspector.page import Comparison, page
 from npgan.inspector.terminal import IN_WORDS, print_screen
 from npgan.runs.checkpoint import save
@@ -188,6 +188,19 @@ def test_any_step_of_a_new_run(images: np.ndarray, capsys: pytest.CaptureFixture
     assert "--step must be at least 0, got -1" in capsys.readouterr().err
     assert main([*new, "--compare", "runs/other"]) == 2
     assert "npgan inspect RUN --compare OTHER" in capsys.readouterr().err
+    assert main([*new, "--step", "1001"]) == 2
+    assert "--step 1001: a run of 1000 epochs has 1,000 iterations" in capsys.readouterr().err
+
+
+def test_a_cosines_step_has_its_epochs_rate(images: np.ndarray) -> None:
+    config = TrainConfig(dataset="digits", batch_size=ROWS, epochs=4, lr_schedule="cosine")
+    states = [new_state(config, select("numpy")) for _ in range(2)]
+    for state in states:
+        ReferenceEngine(state, images, config).run(9)  # three of four epochs
+        state.optimizer_g.lr, state.optimizer_d.lr = config.lr_g, config.lr_d  # as a checkpoint is restored
+    seen = next_step(states[0], images, config)
+    ReferenceEngine(states[1], images, config).run(1)
+    assert seen.after.generator.parameters.tobytes() == states[1].generator.parameters.tobytes()
 
 
 @pytest.mark.usefixtures("few_images")
@@ -199,6 +212,7 @@ def test_any_step_of_a_new_run(images: np.ndarray, capsys: pytest.CaptureFixture
         (["--compare", "4"], "checkpoints after steps 3, 6"),
         (["--html", "nowhere/page.html"], "does not exist"),
         (["--toy"], "leave RUN out"),
+        (["--preset", "r3gan"], "--preset is of a new run"),
         (["--full", "--summary"], "--full shows all"),
         (["--full", "--only", "D.3"], "--full shows all"),
     ],

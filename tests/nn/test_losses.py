@@ -12,6 +12,7 @@ from npgan.nn.losses import (
     BinaryCrossEntropyWithLogits,
     Loss,
     MeanSquaredError,
+    Relativistic,
     SoftmaxCrossEntropy,
 )
 
@@ -77,3 +78,21 @@ def test_labels_that_are_no_classes_are_refused(label: np.ndarray, told: str) ->
     for method in (SoftmaxCrossEntropy().forward, SoftmaxCrossEntropy().backward):
         with pytest.raises(ValueError, match=told):
             method(np.ones((3, 2)), label)
+
+
+def test_a_pairs_loss_and_probabilities_see_differences_alone() -> None:
+    """What all logits have in common says nothing of which image is real."""
+    loss, z, target = Relativistic(), np.array([[2.0], [-1.0], [0.5], [1.0]]), np.array([[1.0], [1.0], [0.0], [0.0]])
+    expected = np.mean(np.log1p(np.exp(-np.array([2.0 - 0.5, -1.0 - 1.0]))))
+    for shift in (0.0, 8.0, -8.0):
+        assert loss.forward(z + shift, target) == pytest.approx(expected, rel=1e-12)
+        p = loss.probability(z + shift)[:, 0]
+        np.testing.assert_allclose(p, 1.0 / (1.0 + np.exp([-1.5, 2.0, 1.5, -2.0])), rtol=1e-12)
+    assert loss.backward(z, target).sum() == pytest.approx(0.0, abs=1e-16)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (4, 2), (4,), (2, 3)])
+def test_what_is_no_pairs_is_refused(shape: tuple[int, ...]) -> None:
+    for function in (Relativistic().forward, Relativistic().backward):
+        with pytest.raises(ValueError, match=r"relativistic loss: wanted the logits \(2b, 1\) of b pairs, got"):
+            function(np.zeros(shape), np.zeros(shape))

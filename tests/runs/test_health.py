@@ -118,6 +118,15 @@ def test_signs_of_collapse(values: dict[str, float], sign: str) -> None:
     assert not any(signs(history(9, **values) + history(1) + history(9, **values)))
 
 
+@pytest.mark.parametrize(
+    ("loss", "words"), [("bce", "bce-logits"), ("bce-logits", "--r1"), ("relativistic", "--r1 and")]
+)
+def test_what_is_advised_goes_with_the_loss(loss: str, words: str) -> None:
+    watch = CollapseWatch(469, replace(CONFIG, loss=loss), 1_486_352)
+    told = [watch.epoch(line) for line in history(10, d_real=0.999, d_fake=0.001)][-1]["D wins"]
+    assert words in told and (loss != "relativistic" or "smoothing" not in told)
+
+
 def iterations(count: int, loss_g: float, norm: float) -> np.ndarray:
     return np.array([[1e-3, loss_g, 0.99, 1e-8, 0.01, norm]] * count)
 
@@ -128,7 +137,7 @@ def test_a_dead_gradient_is_told_in_the_epoch_in_which_it_dies() -> None:
     assert watch.iterations(171, iterations(99, 15.94, 4e-4)) == {}
     told = watch.iterations(270, iterations(1, 15.94, 4e-4))
     assert list(told) == ["G is dead"]
-    assert "since iteration 171 it is below 0.01. D gives" in told["G is dead"]
+    assert "from iteration 171 on, or before, it is below 0.01. D gives" in told["G is dead"]
     assert "npgan train --preset r3gan --seed 0 --epochs 1000" in told["G is dead"]
     lines = history(20, d_real=0.9999, d_fake=1e-9, grad_norm_g=6e-6)
     assert not any(watch.epoch(line) for line in lines)  # what D's means show then has been told

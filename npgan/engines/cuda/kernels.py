@@ -28,12 +28,6 @@ _NULL = np.uint64(0)
 NO_KERNELS = "no CUDA kernels yet for --loss relativistic, --r1, --r2, --ema and --lr-schedule cosine"
 
 
-def has_kernels(config: TrainConfig) -> bool:
-    """Whether the table has all that a step with these settings needs."""
-    pairs, moving = config.loss == "relativistic", config.lr_schedule != "constant"
-    return not (pairs or config.penalized or config.ema or moving)
-
-
 class CudaKernels:
     """The table. On a ``Gpu`` iterations become graphs; another launcher gets them launch by launch, on whatever stream."""
 
@@ -42,6 +36,11 @@ class CudaKernels:
         self.launcher = launcher
         self._xp = xp
         self._graphs = Graphs(launcher) if isinstance(launcher, Gpu) else None
+
+    @staticmethod
+    def lacks(config: TrainConfig) -> str | None:
+        pairs, moving = config.loss == "relativistic", config.lr_schedule != "constant"
+        return NO_KERNELS if pairs or config.penalized or config.ema or moving else None
 
     def empty(self, rows: int, width: int) -> Array:
         """A width that is not a multiple of 4 has zeros behind it, up to the next one: kernels copy four numbers at a time."""
