@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 # One thread, here and in the processes that tests start: the products are small, and on a busy machine OpenBLAS's threads
 # wait for one another ten times longer than they work. OpenBLAS reads this when NumPy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A shell gives what it starts in the background some signals to ignore; tests send them, and so do processes that tests start.
+for _name, _handler in (
+    ("SIGINT", signal.default_int_handler),
+    ("SIGQUIT", signal.SIG_DFL),
+    ("SIGHUP", signal.SIG_DFL),
+):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _handler)
 
 from npgan.backend import Backend, select  # noqa: E402
 from npgan.config import TrainConfig  # noqa: E402
