@@ -55,7 +55,7 @@ def train(*flags: str | Path) -> subprocess.Popen[bytes]:
 
 
 def watch(process: subprocess.Popen[bytes], run: Path) -> list[Look]:
-    """Several times a second, until it ends."""
+    """So often that some looks fall between two writes, until it ends."""
     looks = []
     while process.poll() is None:
         with suppress(OSError):  # not begun, or just ended
@@ -63,7 +63,7 @@ def watch(process: subprocess.Popen[bytes], run: Path) -> list[Look]:
             files = len(os.listdir(f"/proc/{process.pid}/fd"))
             epochs = (run / "metrics.jsonl").read_bytes().count(b"\n")
             looks.append(Look(epochs, pages * os.sysconf("SC_PAGESIZE"), files, _disk(run)))
-        time.sleep(0.1)
+        time.sleep(0.02)
     return looks
 
 
