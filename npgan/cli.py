@@ -194,6 +194,12 @@ def _bench(values: dict[str, Any]) -> int:
         return bench(Options(**values), setup)
 
 
+def _play(values: dict[str, Any]) -> int:
+    from npgan.play.command import play
+
+    return play(**values)
+
+
 _COMMANDS = {
     "train": _train,
     "sample": _sample,
@@ -201,6 +207,7 @@ _COMMANDS = {
     "evaluate": _evaluate,
     "inspect": _inspect,
     "bench": _bench,
+    "play": _play,
 }
 _SHOW_BLAS = ("train", "bench")  # commands that say how NumPy's matmuls were set up
 
@@ -219,6 +226,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_gradcheck(commands)
     _add_inspect(commands)
     _add_bench(commands)
+    _add_play(commands)
     return parser, dict(commands.choices)
 
 
@@ -467,6 +475,20 @@ def _add_bench(commands: Any) -> None:
         "--profile", action="store_true", help="instead: npgan's time per operation or kernel, at the first batch size"
     )
     _add_blas(parser)
+
+
+def _add_play(commands: Any) -> None:
+    parser = _add_command(
+        commands, "play", "watch a GAN learn in the browser",
+        "Serve a page on this machine alone in which a GAN learns, step by step (pip install 'npgan[play]'). "
+        "With RUN also that run's digits, while it trains or afterwards.",
+        "npgan play", "npgan play runs/first",
+    )  # fmt: skip
+    parser.add_argument("run_path", type=_path, nargs="?", metavar="RUN", help="a run folder, such as runs/mnist-…")
+    parser.add_argument("--port", type=int, default=0, metavar="INT", help="0 is a free one (default: %(default)s)")
+    parser.add_argument(
+        "--no-browser", dest="browser", action="store_false", help="print the address and open no browser"
+    )
 
 
 def _path(text: str) -> Path:
