@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgan.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class OtherVersion(InputError):
@@ -143,14 +146,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            flag, value = each.metadata["flag"], getattr(self, each.name)
-            kinds = (int, float) if flag.kind is float else flag.kind
-            if value is None and each.default is None:
-                continue
-            is_kind = isinstance(value, kinds) and isinstance(value, bool) == (flag.kind is bool)
-            if not is_kind or not flag.holds(value):  # NaN holds nothing
-                raise InputError(f"{flag_name(each.name)} must be {flag.bounds}, got {value!r}")
+        check_fields(self)
         if self.batch_size * self.latent_dim >= 2**32:
             raise InputError("--batch-size times --latent-dim must be below 2**32, the numbers of one draw")
         if self.penalized and self.loss == "bce":
@@ -211,6 +207,18 @@ class TrainConfig:
         if missing := sorted(names - given - set(_ADDED_LATER)):
             raise InputError(f"missing configuration field: {', '.join(missing)}")
         return cls(**{name: values[name] for name in given})
+
+
+def check_fields(settings: DataclassInstance) -> None:
+    """Raises InputError, naming the flag, for a field of a kind or a value that its ``Flag`` does not allow."""
+    for each in fields(settings):
+        flag, value = each.metadata["flag"], getattr(settings, each.name)
+        kinds = (int, float) if flag.kind is float else flag.kind
+        if value is None and each.default is None:
+            continue
+        is_kind = isinstance(value, kinds) and isinstance(value, bool) == (flag.kind is bool)
+        if not is_kind or not flag.holds(value):  # NaN holds nothing
+            raise InputError(f"{flag_name(each.name)} must be {flag.bounds}, got {value!r}")
 
 
 def shown_value(name: str, value: object) -> str:
