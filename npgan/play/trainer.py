@@ -48,7 +48,7 @@ class Trainer:
                 self._handle(self.inbox.get(timeout=self._pause()))
             except queue.Empty:
                 pass
-            except (InputError, ValueError, MemoryError) as error:
+            except (ValueError, KeyError, TypeError, MemoryError) as error:
                 self.playing = None
                 self.send({"error": str(error) or type(error).__name__})
             now = time.monotonic()
@@ -76,7 +76,7 @@ class Trainer:
             self._do(self.learner, message)
 
     def _start(self, message: Message) -> None:
-        self.playing, self.learner = None, None
+        self.playing = None
         lab, config = read(message.get("settings"))
         drawn = _drawn(message.get("drawn")) if lab.data == "drawn" else None
         self.learner = Learner(lab, config, drawn)
@@ -90,7 +90,8 @@ class Trainer:
             self.on_the_way = max(self.on_the_way - 1, 0)
             return
         if wanted == "speed":
-            self.speed = float(message["value"]) or math.inf
+            speed = float(message["value"])
+            self.speed = speed if speed > 0 else math.inf
             return
         if wanted == "rates":
             learner.rates = read_rates(message)
@@ -134,6 +135,7 @@ class Trainer:
             {
                 "frame": {
                     "step": learner.state.step,
+                    "data": learner.lab.data,
                     "playing": self.playing is not None,
                     "metrics": None if metrics is None else {k: _number(v) for k, v in metrics._asdict().items()},
                     "measures": {k: _number(v) for k, v in learner.measures()._asdict().items()},

@@ -27,6 +27,8 @@ export function start(panel, send) {
   let playing = false;
   let resume = false; // play on when the settings have been taken, or the tab is opened again
   let drawn = []; // points [x, y] of the user's own
+  let learned = 0; // so many of them are what it learns from
+  const pace = { since: 0, step: 0, pictures: 0, text: "" }; // while it plays
   const fields = new Map(); // name of a setting → its control
   const curves = { loss_d: [], loss_g: [], accuracy: [], distance: [] }; // each a list of [step, value]
 
@@ -110,8 +112,8 @@ export function start(panel, send) {
 
   function begin() {
     resume ||= playing;
-    for (const curve of Object.values(curves)) curve.length = 0;
     walk.close();
+    learned = drawn.length;
     send({ do: "start", settings: texts(), drawn });
   }
 
@@ -123,7 +125,8 @@ export function start(panel, send) {
   function changed(control) {
     showPreset();
     if (control.live) send({ do: "rates", lr_g: fields.get("lr_g").value, lr_d: fields.get("lr_d").value });
-    else if (fields.get("data").value !== "drawn" || drawn.length) begin();
+    else if (!isDrawn() || drawn.length) begin();
+    else toggle(false);
     drew();
   }
 
@@ -185,7 +188,7 @@ export function start(panel, send) {
     } else if (message.error) {
       wrong.textContent = message.error;
       wrong.hidden = false;
-      playing = false;
+      playing = resume = false;
       showPlaying();
     }
   }
@@ -206,6 +209,7 @@ export function start(panel, send) {
     averageItem.hidden = !(Number(fields.get("ema").value) > 0);
     showPlaying();
     if (!playing) tell();
+    measure();
     requestAnimationFrame(() => {
       redraw();
       send({ do: "shown" });
@@ -214,6 +218,16 @@ export function start(panel, send) {
       resume = false;
       toggle(true);
     }
+  }
+
+  // Steps and pictures of the last second.
+  function measure() {
+    const now = performance.now();
+    pace.pictures += 1;
+    if (playing && now - pace.since < 1000) return;
+    const seconds = (now - pace.since) / 1000;
+    pace.text = playing && pace.since ? `; ${Math.round((frame.step - pace.step) / seconds)} steps and ${Math.round(pace.pictures / seconds)} pictures a second` : "";
+    Object.assign(pace, { since: playing ? now : 0, step: frame.step, pictures: 0 });
   }
 
   function keep(name, news) {
@@ -239,13 +253,14 @@ export function start(panel, send) {
     if (walk.isOpen()) walk.showAgain();
     else draw(frame, null);
     chart(losses, [{ label: "D", color: "real", points: curves.loss_d }, { label: "G", color: "fake", points: curves.loss_g }]);
-    chart(qualities, [{ label: "accuracy", color: "third", points: curves.accuracy, range: [0, 1] }, { label: "distance (logarithmic)", color: "fourth", points: curves.distance, range: [null, null], logarithmic: true }]);
+    chart(qualities, [{ label: "accuracy", color: "third", points: curves.accuracy, range: [0, 1] }, { label: "distance, log", color: "fourth", points: curves.distance, range: [null, null], logarithmic: true }]);
   }
 
   function draw(shown, lit) {
     const hidden = new Set([...layers].filter(([, { box }]) => !box.checked).map(([name]) => name));
-    const scales = drawing.draw(shown.real instanceof Float32Array ? shown : decoded(shown), { hidden, lit, drawn: isDrawn() ? drawn : [] });
-    scale.textContent = `D's output from ${scales.low.toFixed(3)} to ${scales.high.toFixed(3)} in view; longest arrow ${scales.longest.toPrecision(2)}`;
+    const toLearn = isDrawn() && (frame.data !== "drawn" || drawn.length !== learned);
+    const scales = drawing.draw(shown.real instanceof Float32Array ? shown : decoded(shown), { hidden, lit: toLearn ? [] : lit, drawn: toLearn ? drawn : [] });
+    scale.textContent = `D's output from ${scales.low.toFixed(3)} to ${scales.high.toFixed(3)} in view; longest arrow ${scales.longest.toPrecision(2)}${pace.text}`;
     canvas.setAttribute("aria-label", `The plane with real points, fakes, D's output, G's grid and arrows. ${isDrawn() ? "Draw with the mouse, or move with the arrow keys and put points with Space. " : ""}${said.textContent}`);
   }
 
