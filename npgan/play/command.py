@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from npgan.console import say
@@ -31,21 +34,36 @@ def play(run_path: Path | None, port: int, browser: bool) -> int:
 async def _serve(run_path: Path | None, port: int, browser: bool) -> int:
     from npgan.play.server import Server
 
-    loop = asyncio.get_running_loop()
-    stopped: asyncio.Queue[int] = asyncio.Queue()
-    for name in _STOP_SIGNALS:
-        if hasattr(signal, name):
-            signal.signal(
-                getattr(signal, name), lambda number, _: loop.call_soon_threadsafe(stopped.put_nowait, number)
-            )
     server = Server(run_path)
     await server.start(port)
     try:
-        say(f"{server.address}  Ctrl-C stops it")
-        if browser and not await asyncio.to_thread(webbrowser.open, server.address):
-            say("no browser was found here: open the address in one")
-        number = await stopped.get()
-        say(f"stopped by {signal.Signals(number).name}")
+        with _stop_signals() as stopped:
+            say(f"{server.address}  Ctrl-C stops it")
+            if browser:  # a daemon: some browsers come back only when they are closed
+                threading.Thread(target=_open, args=[server.address_once], daemon=True).start()
+            number = await stopped.get()
+            say(f"stopped by {signal.Signals(number).name}")
     finally:
         await server.stop()
     return 128 + number
+
+
+@contextmanager
+def _stop_signals() -> Iterator[asyncio.Queue[int]]:
+    """Where the signals that ask to stop arrive."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Queue[int]()
+    numbers = [getattr(signal, name) for name in _STOP_SIGNALS if hasattr(signal, name)]
+    previous = {
+        number: signal.signal(number, lambda number, _: loop.call_soon_threadsafe(stopped.put_nowait, number))
+        for number in numbers
+    }
+    try:
+        yield stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _open(address: str) -> None:
+    if not webbrowser.open(address):
+        say("no browser was found here: open the address in one")

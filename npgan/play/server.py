@@ -32,7 +32,7 @@ class Server:
 
     def __init__(self, run: Path | None) -> None:
         self.run = run
-        self.token = secrets.token_urlsafe(32)
+        self.token, self._once = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self.pages: set[web.WebSocketResponse] = set()
         self.host = ""
         self.files = {
@@ -49,6 +49,11 @@ class Server:
     def address(self) -> str:
         return f"http://{self.host}/{self.token}/"
 
+    @property
+    def address_once(self) -> str:
+        """For a browser's command line, which every user of the machine can read: it works once, and leads to ``address``."""
+        return f"http://{self.host}/{self._once}/"
+
     async def start(self, port: int) -> None:
         """``port`` 0: a free one. Raises InputError for one that cannot be had."""
         await self.runner.setup()
@@ -64,15 +69,19 @@ class Server:
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if problem := self._problem(request):
+        token = request.path.split("/")[1].encode()
+        is_once = hmac.compare_digest(token, self._once.encode())
+        is_ours = hmac.compare_digest(token, self.token.encode())
+        problem = self._problem(request) if is_once or is_ours else "open the address that npgan play has printed"
+        if problem:
             raise web.HTTPForbidden(text=f"403: {problem}\n", headers=self._headers())
+        if is_once:
+            self._once = secrets.token_urlsafe(32)
+            raise web.HTTPFound(self.address, headers=self._headers())
         return await handler(request)
 
     def _problem(self, request: web.Request) -> str:
-        """Why a request is refused, or ""."""
-        token = request.path.split("/")[1]
-        if not hmac.compare_digest(token.encode(), self.token.encode()):
-            return "open the address that npgan play has printed"
+        """Why a request that has the token is refused, or ""."""
         if request.headers.getall("Host", []) != [self.host]:
             return "this is another host's name"
         origins = request.headers.getall("Origin", [])

@@ -206,6 +206,7 @@ export function start(panel, send) {
     keep("accuracy", [[frame.step, frame.measures.accuracy]]);
     keep("distance", [[frame.step, frame.measures.distance]]);
     for (const [name, read, , text] of NUMBERS) cells.get(name).cell.textContent = text(read(frame));
+    for (const name of ["modes", "on_modes"]) cells.get(name).cell.parentElement.hidden = frame.measures[name] === null;
     averageItem.hidden = !(Number(fields.get("ema").value) > 0);
     showPlaying();
     if (!playing) tell();
