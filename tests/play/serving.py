@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Served:
 def serve(*arguments: str, **environment: str) -> Served:
     """As ``npgan play ARGUMENTS``; whoever calls it stops it."""
     command = [sys.executable, "-m", "npgan", "play", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(_ROOT), **environment}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     assert process.stdout is not None
     return Served(process, process.stdout.readline().split()[0])

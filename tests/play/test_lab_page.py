@@ -104,9 +104,9 @@ def test_settings_are_those_that_it_learns_with(open_page: Open, served: Served)
             _set(page, each, text)
         page.click("#lab-anew")
         _at(page, 0)
-        for step in (1, 2, 3):
+        for step in (1, 2):
             _step(page, "step", step)
-        assert _losses(page) == _shown(_trained(3, **others)), name
+        assert _losses(page) == _shown(_trained(2, **others)), name
         for each in others:
             _set(page, each, DEFAULTS[each])
     assert page.locator("#lab-error").is_hidden()
@@ -121,12 +121,12 @@ def test_numbers_are_those_of_train_step(preset: str, open_page: Open, served: S
     page.click("#lab-anew")
     _at(page, 0)
     seen = [_losses(page)]
-    for step in range(1, 13):
+    for step in range(1, 8):
         _step(page, "step", step)
         seen.append(_losses(page))
     texts = {**presets()[preset], "seed": "7"}
-    assert seen == [("–", "–"), *(_shown(_trained(step, **texts)) for step in range(1, 13))]
-    for step in range(11, -1, -1):  # and back
+    assert seen == [("–", "–"), *(_shown(_trained(step, **texts)) for step in range(1, 8))]
+    for step in range(6, -1, -1):  # and back
         _step(page, "back", step)
         assert _losses(page) == seen[step]
     assert page.locator("#lab-back").is_disabled()
@@ -201,7 +201,7 @@ def test_slow_motion_walks_through_the_step_and_does_it(open_page: Open, served:
     page.keyboard.press("w")
     panel = page.locator(".slow")
     panel.wait_for()
-    dims = []
+    pictures = set()
     for place, op in enumerate(trace.ops, 1):
         text = panel.inner_text()
         assert f"Step 2, operation {place} of {len(trace.ops)}" in text
@@ -212,9 +212,10 @@ def test_slow_motion_walks_through_the_step_and_does_it(open_page: Open, served:
         )
         if "_backward" in op.name:
             assert "✓ right" in text and "✗" not in text
-        dims.append(hash(page.evaluate("document.getElementById('lab-picture').toDataURL()")))
+        if place % 5 == 0:
+            pictures.add(page.evaluate("document.getElementById('lab-picture').toDataURL()"))
         page.keyboard.press("ArrowRight")
-    assert len(set(dims)) > 6  # the picture goes along
+    assert len(pictures) > 4  # the picture goes along
     assert panel.get_by_label("Next operation").is_disabled()
     page.keyboard.press("ArrowLeft")
     assert f"operation {len(trace.ops) - 1} of" in panel.inner_text()

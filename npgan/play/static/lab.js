@@ -242,7 +242,8 @@ export function start(panel, send) {
     play.textContent = playing ? "Pause" : "Play";
     play.setAttribute("aria-label", play.textContent);
     back.disabled = playing || !frame?.step;
-    for (const button of [stepD, stepG, step, slow]) button.disabled = playing;
+    for (const button of [stepD, stepG, step, slow]) button.disabled = playing || !frame;
+    play.disabled = !frame;
   }
 
   function tell() {
