@@ -31,7 +31,7 @@ from npgan.play.settings import LATENT, LabConfig
 Which = Literal["both", "D", "G"]
 SHOWN = 512  # points of each kind in a picture
 VIEW = 1.25  # a picture shows the plane from −VIEW to VIEW
-_GROUND = 48  # D's output is shown on so many places squared
+_GROUND = 40  # D's output is shown on so many places squared
 _LINES = 17  # of the grid in each direction
 _KEEP_EVERY = 32  # steps between the states that are kept
 _KEPT_DENSELY = 16  # so many of the last ones, then every second, every fourth …
@@ -214,7 +214,7 @@ class Learner:
         output = self.state.discriminator.forward(np.concatenate([self._real, fake]))[0]
         p = loss_of(self.config).probability(output)
         right = np.concatenate([p[:SHOWN] > 0.5, p[SHOWN:] <= 0.5])
-        distance = energy_distance(fake.astype(np.float64), self._real.astype(np.float64), self._within_real)
+        distance = energy_distance(fake, self._real, self._within_real)
         modes = modes_found(fake) if self.lab.data == "eight Gaussians" else (None, None)
         return Measures(float(right.mean()), distance, *modes)
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from serving import ROOT, serve
 
+from npgan.play.settings import controls
+
 SECONDS, TURNS = 4.0, 3
 
 
@@ -35,7 +37,7 @@ def alone() -> float:
             trainer.stdin.flush()
             return int(json.loads(trainer.stdout.readline())["frame"]["step"])
 
-        told(do="start", settings={})
+        told(do="start", settings={each["name"]: each["value"] for each in controls()})
         told(do="play")
         time.sleep(SECONDS)
         steps = told(do="pause")

@@ -47,11 +47,13 @@ export function picture(canvas) {
     };
     const dots = (points, hue, radius) => {
       context.fillStyle = hue;
+      context.beginPath();
       for (let i = 0; i < points.length; i += 2) {
-        context.beginPath();
-        context.arc(x(points[i]), y(points[i + 1]), radius, 0, 7);
-        context.fill();
+        const [across, down] = [x(points[i]), y(points[i + 1])];
+        context.moveTo(across + radius, down);
+        context.arc(across, down, radius, 0, 2 * Math.PI);
       }
+      context.fill();
     };
     const [low, high] = [Math.min(...ground), Math.max(...ground)];
     shown("ground", () => drawGround(context, width, height, ground));
