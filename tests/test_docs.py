@@ -120,6 +120,7 @@ def test_the_readme_is_short_and_its_commands_exist(
         "train",
         "gradcheck",
         "inspect",
+        "play",
         "evaluate",
         "bench",
         "--help",

@@ -95,7 +95,7 @@ def read_op(dotted: str) -> Source:
     source = read_source(resolve(dotted))
     if source is None:
         raise LookupError(f"npgan.{dotted} has no Python source")
-    return source._replace(formula=source.formula.removesuffix("."))
+    return source._replace(formula=source.formula.removesuffix(".").replace("``", ""))
 
 
 def reason(dotted: str) -> str:

@@ -15,7 +15,9 @@ from npgan.play.base import Message, Send
 _LONGEST_LINE = 1 << 26  # bytes
 _SETTINGS = {
     "OPENBLAS_NUM_THREADS": "1",  # the products are too small for two, and the page has the other core
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # glibc does not give memory back between two pictures: 2 ms for one, not 5
+    "MALLOC_MMAP_THRESHOLD_": str(
+        32 << 20
+    ),  # glibc does not give memory back between two pictures: 2 ms for one, not 5
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
 

@@ -20,7 +20,7 @@ import numpy as np
 from npgan.errors import InputError
 from npgan.play.base import Message
 from npgan.play.learner import VIEW, Learner, Which
-from npgan.play.settings import DEFAULT_PRESET, controls, presets, read, read_rates
+from npgan.play.settings import controls, presets, read, read_rates
 from npgan.play.slow import packed_picture, slow_motion
 
 FRAMES = 20  # a second, at most
@@ -66,9 +66,13 @@ class Trainer:
         """Raises InputError, and ValueError for what our page does not send."""
         wanted = message.get("do")
         if wanted == "hello":
-            self.send({"setup": {"controls": controls(), "presets": presets(), "preset": DEFAULT_PRESET, "view": VIEW}})
-            return
-        if wanted == "start":
+            self.send({"setup": {"controls": controls(), "presets": presets(), "view": VIEW}})
+        elif wanted == "shown":
+            self.on_the_way = max(self.on_the_way - 1, 0)
+        elif wanted == "speed":
+            speed = float(message["value"])
+            self.speed = speed if speed > 0 else math.inf
+        elif wanted == "start":
             self._start(message)
         elif self.learner is None:
             raise ValueError("nothing was started yet")
@@ -86,13 +90,6 @@ class Trainer:
 
     def _do(self, learner: Learner, message: Message) -> None:
         wanted = message["do"]
-        if wanted == "shown":
-            self.on_the_way = max(self.on_the_way - 1, 0)
-            return
-        if wanted == "speed":
-            speed = float(message["value"])
-            self.speed = speed if speed > 0 else math.inf
-            return
         if wanted == "rates":
             learner.rates = read_rates(message)
             return

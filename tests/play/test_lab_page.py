@@ -161,9 +161,9 @@ def test_what_cannot_be_set_is_told_and_changes_nothing(open_page: Open, served:
 
 
 def test_it_plays_pauses_and_keeps_to_its_speed(open_page: Open, served: Served) -> None:
-    page = _lab(open_page, served)
-    page.select_option("#lab-speed", "5")
-    page.keyboard.press("Escape")
+    page = open_page(served.address)
+    page.select_option("#lab-speed", "5")  # before there is anything to learn
+    _at(page, 0)
     took = page.evaluate(
         """async () => {
         const step = () => Number(document.getElementById("lab-now-step").textContent.replaceAll(",", ""));

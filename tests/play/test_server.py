@@ -167,9 +167,9 @@ def test_pages_have_learners_of_their_own_and_closed_ones_leave_nothing(served: 
     assert _until(lambda: not children(served.process.pid))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_stopped_server_leaves_nothing(number: int) -> None:
-    server = serve("--no-browser")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_a_stopped_server_leaves_nothing(name: str, served: Served) -> None:
+    server, number = serve("--no-browser"), getattr(signal, name)
 
     async def talk() -> tuple[set[int], tuple[int, str]]:
         headers = {"Origin": f"http://{server.host}"}
@@ -185,12 +185,11 @@ def test_a_stopped_server_leaves_nothing(number: int) -> None:
             return started, await asyncio.to_thread(server.stop, number)
 
     started, ended = asyncio.run(talk())
-    expected = 128 + number, f"stopped by {signal.Signals(number).name}\n"
-    assert ended == ((-number, "") if number == signal.SIGKILL else expected)
+    assert ended == ((-number, "") if name == "SIGKILL" else (128 + number, f"stopped by {name}\n"))
     assert started and _until(lambda: not any(map(is_running, started)))
 
 
-def test_a_browser_is_given_an_address_that_works_once(tmp_path: Path) -> None:
+def test_a_browser_is_given_an_address_that_works_once(served: Served, tmp_path: Path) -> None:
     """What stands on a command line every user of the machine can read."""
     given, program = tmp_path / "given", tmp_path / "browser"
     program.write_text(f'#!/bin/sh\necho "$1" > {given}.part && mv {given}.part {given}\n')
