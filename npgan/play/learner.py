@@ -160,14 +160,14 @@ class Learner:
 
     def _go_to(self, step: int) -> None:
         """The last steps up to there are done again, for their metrics."""
-        now, rates = self.rates, self._changes
+        now, changes = self.rates, self._changes
         start = max(index for index in self._kept if index * _KEEP_EVERY <= max(step - 1, 0))
         self._kept = {index: state for index, state in self._kept.items() if index <= start}
         self.state, self.metrics = copied(self._kept[start]), None
-        self._changes = [change for change in rates if change.step < start * _KEEP_EVERY]
-        starts = [change.step for change in rates]
+        self._changes = [change for change in changes if change.step < start * _KEEP_EVERY]
+        starts = [change.step for change in changes]
         while self.state.step < step:
-            done = rates[bisect_right(starts, self.state.step) - 1]
+            done = changes[bisect_right(starts, self.state.step) - 1]
             self.rates = done.rates
             self.step(done.which)
         self.rates = now

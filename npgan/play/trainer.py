@@ -13,6 +13,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ _KINDS: tuple[Which, ...] = ("both", "D", "G")
 class Trainer:
     """``send`` takes a message for the page."""
 
-    def __init__(self, inbox: queue.Queue[Message], send: Any) -> None:
+    def __init__(self, inbox: queue.Queue[Message], send: Callable[[Message], None]) -> None:
         self.inbox, self.send = inbox, send
         self.learner: Learner | None = None
         self.averaged = False

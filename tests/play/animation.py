@@ -1,6 +1,6 @@
 """Run by hand, not a test: the README's picture of the lab, from screenshots of a run in Chromium.
 
-    python tests/play/animation.py docs/images/play.webp
+python tests/play/animation.py docs/images/play.webp
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from playwright.sync_api import sync_playwright
 from serving import serve
 
 WIDTH, HEIGHT = 1040, 760
-LEARNING, OPERATIONS = 45, (0, 16, 18, 23, 46, 53, 70, 82, 92, 94)  # screenshots of it learning, and operations shown of one step
+LEARNING, OPERATIONS = (
+    45,
+    (0, 16, 18, 23, 46, 53, 70, 82, 92, 94),
+)  # screenshots of it learning, and operations shown of one step
 
 
 def main(path: str) -> None:

@@ -160,6 +160,20 @@ def test_what_cannot_be_set_is_told_and_changes_nothing(open_page: Open, served:
     assert page.locator("#lab-error").is_hidden()
 
 
+def test_a_run_that_diverges_is_told_and_can_go_back(open_page: Open, served: Served) -> None:
+    page = _lab(open_page, served)
+    for name, text in (("loss", "bce-logits"), ("lr_g", "1e6"), ("lr_d", "1e6")):
+        _set(page, name, text)
+    page.click("#lab-anew")
+    _at(page, 0)
+    page.click("#lab-play")
+    page.wait_for_selector("#lab-error:visible")
+    assert "not finite" in page.inner_text("#lab-error")
+    step = int(page.inner_text("#lab-now-step").replace(",", ""))
+    _step(page, "back", step - 1)
+    assert _losses(page) == _shown(_trained(step - 1, loss="bce-logits", lr_g="1e6", lr_d="1e6"))
+
+
 def test_it_plays_pauses_and_keeps_to_its_speed(open_page: Open, served: Served) -> None:
     page = open_page(served.address)
     page.select_option("#lab-speed", "5")  # before there is anything to learn

@@ -83,5 +83,5 @@ export function slowMotion({ show, finish, closed }) {
     event.preventDefault();
   }
 
-  return { panel, open, close, key, showAgain, isOpen: () => !panel.hidden };
+  return { panel, open, close, key, showAgain, isOpen: () => !panel.hidden, number: () => told?.number };
 }

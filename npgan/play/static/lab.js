@@ -112,18 +112,17 @@ export function start(panel, send) {
 
   function begin() {
     resume ||= playing;
-    walk.close();
     learned = drawn.length;
     send({ do: "start", settings: texts(), drawn });
   }
 
   function toggle(on) {
-    if (on) walk.close();
     send({ do: on ? "play" : "pause" });
   }
 
   function changed(control) {
     showPreset();
+    walk.close();
     if (control.live) send({ do: "rates", lr_g: fields.get("lr_g").value, lr_d: fields.get("lr_d").value });
     else if (!isDrawn() || drawn.length) begin();
     else toggle(false);
@@ -201,6 +200,7 @@ export function start(panel, send) {
     frame = { ...received, ...decoded(received) };
     playing = frame.playing;
     wrong.hidden = true;
+    if (frame.step + 1 !== walk.number()) walk.close();
     keep("loss_d", frame.news.map(([at, value]) => [at, value]));
     keep("loss_g", frame.news.map(([at, , value]) => [at, value]));
     keep("accuracy", [[frame.step, frame.measures.accuracy]]);
@@ -215,7 +215,7 @@ export function start(panel, send) {
       redraw();
       send({ do: "shown" });
     });
-    if (resume) {
+    if (resume && !panel.hidden) {
       resume = false;
       toggle(true);
     }
