@@ -14,10 +14,8 @@ from playwright.sync_api import sync_playwright
 from serving import serve
 
 WIDTH, HEIGHT = 1040, 760
-LEARNING, OPERATIONS = (
-    45,
-    (0, 16, 18, 23, 46, 53, 70, 82, 92, 94),
-)  # screenshots of it learning, and operations shown of one step
+LEARNING = 45  # screenshots
+OPERATIONS = 0, 16, 18, 23, 46, 53, 70, 82, 92, 94  # those that are shown of one step, a screenshot each
 
 
 def main(path: str) -> None:

@@ -26,7 +26,8 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """For one module: while it is there, the thread has a running event loop. Missing, it is an error on Linux where ``CI`` is set."""
+    """For one module: while it is there, the thread has a running event loop. Without it tests fail on Linux where ``CI`` is set,
+    and are skipped elsewhere."""
     path = next(filter(None, map(shutil.which, _CHROMIUM)), None)
     try:
         from playwright.sync_api import sync_playwright
