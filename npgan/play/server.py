@@ -116,7 +116,7 @@ class Server:
         return web.Response(text=self.files[name], content_type=_TYPES[Path(name).suffix], headers=self._headers())
 
     async def _page(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse(heartbeat=20.0, max_msg_size=_LARGEST_MESSAGE)
+        socket = web.WebSocketResponse(heartbeat=20.0, max_msg_size=_LARGEST_MESSAGE, compress=False)
         await socket.prepare(request)
         self.pages.add(socket)
         try:

@@ -26,8 +26,8 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """For one module: while it is there, the thread has a running event loop. Without it tests fail on Linux where ``CI`` is set,
-    and are skipped elsewhere."""
+    """For one module: while it is there, the thread has a running event loop. Where there is none, tests are skipped; on Linux
+    with ``CI`` set they fail."""
     path = next(filter(None, map(shutil.which, _CHROMIUM)), None)
     try:
         from playwright.sync_api import sync_playwright

@@ -74,6 +74,25 @@ def _step(page: Any, button: str, to: int) -> None:
     _at(page, to)
 
 
+def _pressed(page: Any, button: str, times: int) -> list[tuple[str, str]]:
+    """Both losses after each press of a button."""
+    shown = page.evaluate(
+        """async ([button, times]) => {
+        const text = (name) => document.getElementById(`lab-now-${name}`).textContent;
+        const shown = [];
+        while (shown.length < times) {
+            const before = text("step");
+            document.getElementById(`lab-${button}`).click();
+            while (text("step") === before) await new Promise((done) => setTimeout(done, 2));
+            shown.push([text("loss_d"), text("loss_g")]);
+        }
+        return shown;
+    }""",
+        [button, times],
+    )
+    return [(loss_d, loss_g) for loss_d, loss_g in shown]
+
+
 def _set(page: Any, name: str, text: str) -> None:
     field = page.locator(f"#lab-set-{name}")
     kind = field.evaluate("field => field.type")
@@ -104,9 +123,12 @@ def test_settings_are_those_that_it_learns_with(open_page: Open, served: Served)
             _set(page, each, text)
         page.click("#lab-anew")
         _at(page, 0)
-        for step in (1, 2):
-            _step(page, "step", step)
-        assert _losses(page) == _shown(_trained(2, **others)), name
+        steps = 3 if name.startswith("beta") else 2  # Adam's first step knows no β
+        seen = _pressed(page, "step", steps)
+        assert seen[-1] == _shown(_trained(steps, **others)), name
+        if name != "ema":  # which is of the samples alone
+            without = {each: text for each, text in others.items() if each != name}
+            assert seen[-1] != _shown(_trained(steps, **without)), name
         for each in others:
             _set(page, each, DEFAULTS[each])
     assert page.locator("#lab-error").is_hidden()
@@ -120,15 +142,10 @@ def test_numbers_are_those_of_train_step(preset: str, open_page: Open, served: S
     assert page.locator("#lab-preset").input_value() == preset
     page.click("#lab-anew")
     _at(page, 0)
-    seen = [_losses(page)]
-    for step in range(1, 8):
-        _step(page, "step", step)
-        seen.append(_losses(page))
+    seen = [_losses(page), *_pressed(page, "step", 7)]
     texts = {**presets()[preset], "seed": "7"}
     assert seen == [("–", "–"), *(_shown(_trained(step, **texts)) for step in range(1, 8))]
-    for step in range(6, -1, -1):  # and back
-        _step(page, "back", step)
-        assert _losses(page) == seen[step]
+    assert _pressed(page, "back", 7) == seen[-2::-1]
     assert page.locator("#lab-back").is_disabled()
 
 
@@ -215,24 +232,29 @@ def test_slow_motion_walks_through_the_step_and_does_it(open_page: Open, served:
     page.keyboard.press("w")
     panel = page.locator(".slow")
     panel.wait_for()
-    pictures = set()
-    for place, op in enumerate(trace.ops, 1):
-        text = panel.inner_text()
+    shown = page.evaluate(
+        """() => {
+        const [panel, next] = [document.querySelector(".slow"), document.getElementById("lab-slow-next")];
+        const shown = [];
+        for (;;) {
+            const picture = shown.length % 6 ? "" : document.getElementById("lab-picture").toDataURL();
+            shown.push([panel.innerText, picture]);
+            if (next.disabled) return shown;
+            next.click();
+        }
+    }"""
+    )
+    assert len(shown) == len(trace.ops)
+    for place, (op, (text, _)) in enumerate(zip(trace.ops, shown, strict=True), 1):
         assert f"Step 2, operation {place} of {len(trace.ops)}" in text
-        assert (
-            op.where in text
-            and f"{op.function}, {op.source.file}:{op.source.line}" in text
-            and op.source.formula in text
-        )
+        assert op.where in text and op.source.formula in text
+        assert f"{op.function}, {op.source.file}:{op.source.line}" in text
         if "_backward" in op.name:
             assert "✓ right" in text and "✗" not in text
-        if place % 5 == 0:
-            pictures.add(page.evaluate("document.getElementById('lab-picture').toDataURL()"))
-        page.keyboard.press("ArrowRight")
-    assert len(pictures) > 4  # the picture goes along
-    assert panel.get_by_label("Next operation").is_disabled()
-    page.keyboard.press("ArrowLeft")
-    assert f"operation {len(trace.ops) - 1} of" in panel.inner_text()
+    assert len({picture for _, picture in shown}) > 6  # it goes along
+    for key, place in (("ArrowLeft", -1), ("ArrowRight", 0), ("ArrowRight", 0)):
+        page.keyboard.press(key)
+        assert f"operation {len(trace.ops) + place} of" in panel.inner_text()
     page.click("#lab-slow-finish")
     _at(page, 2)
     assert panel.is_hidden()
@@ -325,16 +347,16 @@ def test_keys_and_words_for_a_screen_reader(open_page: Open, served: Served) -> 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_fits_narrow_and_wide_windows_in_both_themes(theme: str, open_page: Open, served: Served) -> None:
+    page = _lab(open_page, served, color_scheme=theme)
+    page.click("#lab-slow")
+    page.locator(".slow").wait_for()
     for width in (1280, 400):
-        page = _lab(open_page, served, viewport={"width": width, "height": 900}, color_scheme=theme)
-        page.click("#lab-slow")
-        page.locator(".slow").wait_for()
+        page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
-        ground = "getComputedStyle(document.body).backgroundColor"
-        dark = sum(map(int, re.findall(r"\d+", page.evaluate(ground)))) < 300
-        assert dark == (theme == "dark")
-        page.click("#theme")
-        assert (sum(map(int, re.findall(r"\d+", page.evaluate(ground)))) < 300) != dark
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert (sum(map(int, re.findall(r"\d+", page.evaluate(ground)))) < 300) == (theme == "dark")
+    page.click("#theme")
+    assert (sum(map(int, re.findall(r"\d+", page.evaluate(ground)))) < 300) == (theme == "light")
 
 
 def test_two_pages_at_once_and_a_closed_one(open_page: Open, served: Served) -> None:

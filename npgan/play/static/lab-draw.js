@@ -76,7 +76,7 @@ export function picture(canvas) {
       context.lineTo(left, top + 9);
       context.stroke();
     }
-    return { low, high, longest: sorted.at(-1) ?? 0 };
+    return { low, high, longest: sorted.at(-1) };
   }
 
   // Real's color where D's output is above ½, fake's below, the stronger the farther from ½ it is in this view.

@@ -262,7 +262,7 @@ export function start(panel, send) {
     const hidden = new Set([...layers].filter(([, { box }]) => !box.checked).map(([name]) => name));
     const toLearn = isDrawn() && (frame.data !== "drawn" || drawn.length !== learned);
     const scales = drawing.draw(shown.real instanceof Float32Array ? shown : decoded(shown), { hidden, lit: toLearn ? [] : lit, drawn: toLearn ? drawn : [] });
-    scale.textContent = `D's output from ${scales.low.toFixed(3)} to ${scales.high.toFixed(3)} in view; longest arrow ${scales.longest.toPrecision(2)}${pace.text}`;
+    scale.textContent = `D's output from ${scales.low.toFixed(3)} to ${scales.high.toFixed(3)} in view${scales.longest ? `; longest arrow ${scales.longest.toPrecision(2)}` : ""}${pace.text}`;
     canvas.setAttribute("aria-label", `The plane with real points, fakes, D's output, G's grid and arrows. ${isDrawn() ? "Draw with the mouse, or move with the arrow keys and put points with Space. " : ""}${said.textContent}`);
   }
 
