@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import roomy_folder
+from tiny_runs import IMAGES, KINDS, make_runs, train
 
 from npgan.backend import select
 from npgan.cli import main
 from npgan.config import TrainConfig
 from npgan.data.digits import render
-from npgan.data.idx import write_idx
 from npgan.errors import InputError
 from npgan.gan import PASS_G, TrainState, loss_of
 from npgan.nn import ops
@@ -30,29 +30,12 @@ from npgan.runs.folder import RunFolder
 from npgan.runs.pictures import to_uint8
 from npgan.runs.sample import noise_vectors
 
-EPOCHS, PER_EPOCH, IMAGES = 4, 2, 16
-KINDS = {
-    "tutorial": ["--seed", "3"],
-    "logits": ["--loss", "bce-logits", "--dropout-in-g-step"],
-    "r3gan": ["--preset", "r3gan"],
-}
-
-
-def train(*words: str | Path) -> int:
-    return main([str(word) for word in ("train", "--backend", "numpy", "--kernels", "reference", "--quiet", *words)])
-
 
 @pytest.fixture(scope="module")
 def runs() -> Iterator[dict[str, Path]]:
-    """A finished run of each kind, with its last two checkpoints: to be looked at only."""
+    """To be looked at only."""
     with roomy_folder() as folder:
-        data = folder / "data"
-        data.mkdir()
-        write_idx(data / "train-images-idx3-ubyte", render(IMAGES, 1)[0])
-        fixed = ["--data-dir", data, "--batch-size", str(IMAGES // PER_EPOCH), "--epochs", str(EPOCHS)]
-        for kind, flags in KINDS.items():
-            assert train("--out", folder / kind, "--checkpoint-every", "1", "--keep", "2", *fixed, *flags) == 0
-        yield {kind: folder / kind for kind in KINDS}
+        yield make_runs(folder)
 
 
 @pytest.fixture(params=KINDS)

@@ -10,11 +10,8 @@ export function svg(name, attributes = {}, ...children) {
   return made;
 }
 
-export function number(value, digits = 4) {
-  if (!Number.isFinite(value)) return "–";
-  const size = Math.abs(value);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(digits - 2) : value.toPrecision(digits);
-  return text.replaceAll("-", "−");
+export function number(value) {
+  return Number.isFinite(value) ? value.toPrecision(4).replaceAll("-", "−") : "–";
 }
 
 // Round numbers within [low, high], at most six.

@@ -28,6 +28,7 @@ export function start(panel, send) {
   }
 
   function next() {
+    panel.setAttribute("aria-busy", Boolean(asked || wanted.size));
     if (asked || !wanted.size) return;
     [asked] = wanted.keys();
     wanted.delete(asked);
