@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -284,7 +285,7 @@ def test_a_process_that_was_killed_does_not_train(run: Path) -> None:
     ended.wait()
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join(lines[:2]))
-    (run / ".lock").write_text(f"process {ended.pid} on {os.uname().nodename}\n")
+    (run / ".lock").write_text(f"process {ended.pid} on {platform.node()}\n")
     word, line = WatchedRun(run).status
     assert word == "stopped" and "epoch 2 of 4" in line and f"--resume {run}" in line
 

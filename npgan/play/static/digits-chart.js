@@ -14,9 +14,9 @@ export function number(value) {
   return Number.isFinite(value) ? value.toPrecision(4).replaceAll("-", "−") : "–";
 }
 
-// Round numbers within [low, high], at most six.
-function ticks(low, high) {
-  const rough = (high - low) / 5;
+// Round numbers within [low, high], at most six, no closer than ``least``.
+function ticks(low, high, least = 0) {
+  const rough = Math.max(least, (high - low) / 5);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((each) => each * power >= rough * 0.999);
   const first = Math.ceil(low / step);
@@ -24,7 +24,7 @@ function ticks(low, high) {
 }
 
 // curves: [{label, color}], a color being one of page.css. Returns {figure, draw}:
-// draw(x, ys, mark) takes the x, for each curve its y, and the x of a vertical line or null; the legend tells the values there.
+// draw(x, ys, mark) takes the x (whole numbers are labeled), for each curve its y, and the x of a vertical line or null; the legend tells the values there.
 export function chart(title, xLabel, curves) {
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   const values = curves.map(() => element("b", { class: "numbers" }));
@@ -59,7 +59,7 @@ export function chart(title, xLabel, curves) {
         svg("text", { x: LEFT - 6, y: up(tick) + 4, "text-anchor": "end" }, String(tick).replace("-", "−")),
       );
     }
-    for (const tick of ticks(left, right)) {
+    for (const tick of ticks(left, right, 1)) {
       picture.append(svg("text", { x: across(tick), y: HEIGHT - 18, "text-anchor": "middle" }, tick.toLocaleString("en")));
     }
     picture.append(svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 3, "text-anchor": "end" }, xLabel));

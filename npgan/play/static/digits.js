@@ -12,6 +12,7 @@ export function start(panel, send) {
   let constants = null; // from the server, once
   let run = null;
   let moment = -1; // index of the one shown
+  let follows = true; // to the newest, as the run goes on
   let look = null; // its samples
   let point = { start: 0, end: 1, t: 0, path: "circle", directions: "first-layer", sliders: [] };
   let showsChange = false;
@@ -19,18 +20,18 @@ export function start(panel, send) {
 
   // --- one request at a time, and of each kind only the newest
 
-  const wanted = new Map();
+  const wanted = new Set();
   let asked = null; // the kind that is on its way
 
   function ask(show) {
-    wanted.set(show, true);
+    wanted.add(show);
     next();
   }
 
   function next() {
     panel.setAttribute("aria-busy", Boolean(asked || wanted.size));
     if (asked || !wanted.size) return;
-    [asked] = wanted.keys();
+    [asked] = wanted;
     wanted.delete(asked);
     send({ show: asked, step: run.moments[moment].step, ...(asked !== "samples" && { point }) });
   }
@@ -61,8 +62,8 @@ export function start(panel, send) {
   const drawnWith = element("p", { class: "small" });
 
   const playButton = element("button", { type: "button", onclick: play }, "Play");
-  const newestButton = element("button", { type: "button", onclick: () => go(run.moments.length - 1) }, "Newest");
-  const timeLine = element("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Time line", oninput: () => go(Number(timeLine.value)) });
+  const newestButton = element("button", { type: "button", onclick: () => turn(run.moments.length - 1) }, "Newest");
+  const timeLine = element("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Time line", oninput: () => turn(Number(timeLine.value)) });
   const ticks = svg("svg", { class: "ticks", viewBox: "0 0 1000 10", preserveAspectRatio: "none", "aria-hidden": "true" });
   const where = element("p", { class: "numbers" });
 
@@ -181,7 +182,6 @@ export function start(panel, send) {
 
   function attach(news) {
     const before = run && run.moments[moment];
-    const atNewest = !run || moment === run.moments.length - 1;
     run = news.moments.length ? news : { ...news, moments: run.moments }; // the server says that nothing is left
     badge.textContent = run.status;
     badge.className = `badge ${{ training: "good", unreadable: "bad" }[run.status] ?? "soft"}`;
@@ -193,8 +193,15 @@ export function start(panel, send) {
     timeLine.max = run.moments.length - 1;
     mark();
     const same = before ? run.moments.findIndex((each) => each.step === before.step && each.stamp === before.stamp) : -1;
-    const shown = atNewest || same < 0 ? run.moments.length - 1 : same;
+    const shown = follows || same < 0 ? newest() : same;
     go(shown, shown !== same);
+  }
+
+  // Who is at latent space is not taken to a picture, which has no networks.
+  function newest() {
+    const exploring = timer?.walking || point.t > 0 || point.sliders.length > 0;
+    const index = exploring ? run.moments.findLastIndex((each) => each.checkpoint) : -1;
+    return index < 0 ? run.moments.length - 1 : index;
   }
 
   function mark() {
@@ -203,6 +210,11 @@ export function start(panel, send) {
   }
 
   // --- the time line
+
+  function turn(index) {
+    follows = index === run.moments.length - 1;
+    go(index);
+  }
 
   function go(index, anew = true) {
     moment = index;
@@ -228,12 +240,12 @@ export function start(panel, send) {
 
   function play() {
     if (timer) return stop();
-    if (moment === run.moments.length - 1) go(0);
+    if (moment === run.moments.length - 1) turn(0);
     playButton.textContent = "Pause";
     timer = { id: setInterval(() => {
       if (asked) return; // the page shows each moment
       if (moment === run.moments.length - 1) stop();
-      else go(moment + 1);
+      else turn(moment + 1);
     }, PLAY_MS) };
   }
 

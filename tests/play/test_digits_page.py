@@ -300,3 +300,22 @@ def test_without_a_run_it_says_how_to_name_one(served: Served, open_page: Open) 
     page = open_page(served.address)
     page.get_by_role("tab", name="Digits").click()
     page.get_by_text("npgan play RUN").wait_for()
+
+
+def test_who_is_at_latent_space_is_not_taken_to_a_picture(run: Path, open_page: Open) -> None:
+    with roomy_folder() as folder:
+        growing = Path(shutil.copytree(run, folder / "run"))
+        away = (growing / "samples" / "epoch-00004.png").rename(folder / "4.png")
+        (growing / "checkpoints" / "step-000000008.safetensors").unlink()
+        served = serve(str(growing), "--no-browser")
+        try:
+            page = shown(open_page(served.address))
+            slide(page, "Direction 1", 1)
+            settled(page)
+            os.replace(away, growing / "samples" / "epoch-00004.png")
+            page.get_by_text("epoch 3, step 6: a checkpoint (3 of 4)").wait_for()
+            assert page.get_by_label("Direction 1", exact=True).is_enabled()
+            page.get_by_role("button", name="Newest").click()
+            page.get_by_text("epoch 4, step 8: a picture that training left (4 of 4)").wait_for()
+        finally:
+            assert served.stop()[0] == 130
