@@ -55,26 +55,30 @@ _HOLDER = re.compile(r"process (\d+) on (.*)")
 _LEVELS = 255  # of −∂L/∂pixels, the middle one 0
 
 
+_Stamp = tuple[int, int, int]  # of a file: another one where it was replaced or written to
+_File = tuple[Path, _Stamp]
+
+
 class Moment(NamedTuple):
-    """A place on the time line: a checkpoint, or a picture of the samples that outlived its checkpoint."""
+    """A place on the time line: a checkpoint, or where there is none a picture of the samples that training left."""
 
     step: int
     epoch: float | None  # None where no line of metrics.jsonl tells how long one is
     file: Path
     is_checkpoint: bool
-    stamp: tuple[int, int, int]  # another one: the file was replaced
+    stamp: _Stamp
 
 
 class Look(NamedTuple):
-    """N images, and what D makes of them. Without D's networks, or its real images, the rest is empty and ``note`` says why.
+    """N images, and what D makes of them. Without networks, or the real images that D needs beside them, ``note`` says why the
+    rest is empty.
 
-    L is G's loss of each image by itself; the training step takes the mean over its batch.
+    A verdict is D's probability, by the loss that an image is real, or that it is more real than a real one beside it. L is G's
+    loss of an image by itself; the training step takes the mean over its batch.
     """
 
     pixels: np.ndarray  # (N, 784) uint8, as in the files of ``npgan sample``
-    verdicts: list[
-        float
-    ]  # D's probability for each; by the loss that it is real, or more real than a real image beside it
+    verdicts: list[float]
     losses: list[float]
     change: np.ndarray  # (N, 784) uint8: levels of −∂L/∂pixels, each image's largest at an end
     slopes: list[float]  # ‖∂L/∂pixels‖
@@ -288,7 +292,14 @@ class WatchedRun:
                 pixels = read_grid(moment.file).reshape(-1, 784)
                 if len(pixels) != SAMPLE_GRID:
                     raise InputError(f"{moment.file}: is not a grid of {SAMPLE_GRID} samples")
-                look = Look(pixels, [], [], pixels[:0], [], "A picture that training left; its checkpoint is gone.")
+                look = Look(
+                    pixels,
+                    [],
+                    [],
+                    pixels[:0],
+                    [],
+                    "A picture that training left: this moment has no checkpoint.",
+                )
             _remember(self._looks, key, look, _MOST_LOOKS)
         return self._looks[key]
 
@@ -359,12 +370,11 @@ class WatchedRun:
             target = np.ones_like(output)
             target[:-count] = 0.0
             gradient = d.backward_input(loss.backward(output, target), caches)[-count:] * count  # the loss is a mean
-            verdicts = loss.probability(output)[-count:, 0]
-        chosen = range(count)[rows]
-        pair = [[row, row + count] if len(real) else [row] for row in chosen]
-        losses = [float(loss.forward(output[places], target[places])) for places in pair]
         if not (np.isfinite(gradient).all() and np.isfinite(output).all()):
             raise InputError(f"{checkpoint.path}: what its networks compute is not all finite numbers")
+        verdicts = loss.probability(output)[-count:, 0]
+        alone = [[row, row + count] if len(real) else [row] for row in range(count)[rows]]
+        losses = [float(loss.forward(output[places], target[places])) for places in alone]
         change = np.stack([_levels(each) for each in gradient[rows]])
         slopes = np.linalg.norm(gradient[rows].astype(np.float64), axis=1)
         return Look(pixels, verdicts[rows].tolist(), losses, change, slopes.tolist())
@@ -396,9 +406,6 @@ def palette() -> list[tuple[int, int, int]]:
     return [(int(red), int(green), int(blue)) for red, green, blue in colors]
 
 
-_File = tuple[Path, tuple[int, int, int]]
-
-
 def _listing(folder: Path) -> list[_File]:
     """Each file with what tells whether it was replaced; what goes away meanwhile is not there. Raises OSError."""
     try:
@@ -408,7 +415,7 @@ def _listing(folder: Path) -> list[_File]:
     return [(file, stamp) for file in files if (stamp := _stamp(file)) is not None]
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
+def _stamp(file: Path) -> _Stamp | None:
     try:
         found = file.stat()
     except FileNotFoundError:

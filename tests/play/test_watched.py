@@ -26,7 +26,7 @@ from npgan.gan import PASS_G, TrainState, loss_of
 from npgan.nn import ops
 from npgan.nn.layers import DropoutKey
 from npgan.play.watched import FARTHEST, PATHS, SLIDERS, STRIP, LatentPoint, WatchedRun, palette
-from npgan.runs.checkpoint import load, restore
+from npgan.runs.checkpoint import load, restore, save
 from npgan.runs.folder import RunFolder
 from npgan.runs.pictures import to_uint8
 from npgan.runs.sample import noise_vectors
@@ -432,3 +432,19 @@ def test_no_run(run: Path, ruin: Callable[[Path], str], capsys: pytest.CaptureFi
     assert main(["play", str(run), "--no-browser"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("npgan play: error:") and told in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "told"), [("generator.6.weight", "makes images"), ("discriminator.0.weight", "compute")]
+)
+def test_networks_that_overflow(run: Path, tensor: str, told: str) -> None:
+    """Finite parameters, results that are not: a line, and no warning of NumPy's."""
+    state, config = state_of(run, 8)
+    net, _, name = tensor.partition(".")
+    getattr(state, net).tensors[name][:] = 3e38
+    if net == "generator":
+        state.generator.tensors["6.weight"][::2] = -3e38
+    checkpoint = load(run / "checkpoints" / "step-000000008.safetensors")
+    save(checkpoint.path, state, config, checkpoint.runtime, checkpoint.epoch_totals)
+    with pytest.raises(InputError, match=told):
+        WatchedRun(run).samples(8)

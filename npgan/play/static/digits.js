@@ -352,7 +352,7 @@ export function start(panel, send) {
 
   function drawPicture() {
     if (!look || point.start > 63) return;
-    drawOne(look.pixels.subarray(point.start * SIDE * SIDE, (point.start + 1) * SIDE * SIDE), null, NaN, NaN, NaN, "A picture has no networks: −∂L/∂pixels and latent space need a moment with a checkpoint.");
+    drawOne(look.pixels.subarray(point.start * SIDE * SIDE, (point.start + 1) * SIDE * SIDE), null, NaN, NaN, NaN, "A picture has no networks: choose a moment with a checkpoint for −∂L/∂pixels and latent space.");
     facts.length.textContent = "–";
   }
 
