@@ -77,14 +77,14 @@ def _answer(run: WatchedRun, message: Message) -> Message:
     show: Any = message.get("show")
     step: Any = message.get("step")
     if show == "samples":
-        return {"samples": _written(run.samples(step)), "step": step}
+        return {"samples": _written(run.samples(step))}
     point = LatentPoint.of_page(message.get("point"))
     if show == "latent":
         found = run.latent(step, point)
-        return {"latent": _written(found.look), "step": step, "coordinates": found.coordinates, "length": found.length}
+        return {"latent": _written(found.look), "coordinates": found.coordinates, "length": found.length}
     if show == "strips":
         strips = run.strips(step, point.start, point.end)
-        return {"strips": {path: packed(pixels) for path, pixels in strips.items()}, "step": step}
+        return {"strips": {path: packed(pixels) for path, pixels in strips.items()}}
     raise InputError(f"the page asks for {show!r}")
 
 

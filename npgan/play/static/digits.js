@@ -21,7 +21,7 @@ export function start(panel, send) {
   // --- one request at a time, and of each kind only the newest
 
   const wanted = new Set();
-  let asked = null; // the kind that is on its way
+  let asked = null; // the one that is on its way
 
   function ask(show) {
     wanted.add(show);
@@ -31,9 +31,10 @@ export function start(panel, send) {
   function next() {
     panel.setAttribute("aria-busy", Boolean(asked || wanted.size));
     if (asked || !wanted.size) return;
-    [asked] = wanted;
-    wanted.delete(asked);
-    send({ show: asked, step: run.moments[moment].step, ...(asked !== "samples" && { point }) });
+    const [show] = wanted;
+    wanted.delete(show);
+    asked = { show, step: run.moments[moment].step, ...(show !== "samples" && { point }) };
+    send(asked);
   }
 
   // --- elements
@@ -394,9 +395,9 @@ export function start(panel, send) {
       else panel.replaceChildren(element("p", {}, "This part shows a run, while it trains or afterwards: ", element("code", {}, "npgan play RUN")));
       return;
     }
-    const current = run && run.moments[moment].step === message.step;
+    const current = asked?.step === run?.moments[moment].step; // or the page has moved on meanwhile
     asked = null;
-    if (message.error) problem.textContent = message.error;
+    if (message.error && current) problem.textContent = message.error;
     else if (message.samples && current) {
       look = { ...message.samples, pixels: array(message.samples.pixels), change: array(message.samples.change) };
       drawSamples();
