@@ -21,9 +21,10 @@ def play(run_path: Path | None, port: int, browser: bool) -> int:
     if not 0 <= port <= 65535:
         raise InputError(f"--port must be a whole number from 0 to 65535, got {port}")
     if run_path is not None:
-        from npgan.runs.folder import RunFolder
+        from npgan.play.watched import WatchedRun
 
-        RunFolder.open_existing(run_path)
+        for problem in WatchedRun(run_path).damaged:
+            say(problem, to_stderr=True)
     try:
         import aiohttp  # noqa: F401
     except ImportError:

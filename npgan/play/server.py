@@ -47,7 +47,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        return f"http://{self.host}/{self.token}/"
+        return f"http://{self.host}/{self.token}/{'#digits' if self.run else ''}"
 
     @property
     def address_once(self) -> str:

@@ -222,12 +222,12 @@ class RunFolder:
             lock.acquire()
         except Timeout:
             remove = f" (if it is not: remove {marker})" if without else ""
-            raise InputError(f"{self.path}: in use by {_holder(path) or 'another process'}{remove}") from None
+            raise InputError(f"{self.path}: in use by {self.holder() or 'another process'}{remove}") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise InputError(f"{path}: cannot be written: {error.strerror}") from None
             report(f"{path}: no locks here ({error.strerror}): start only one process on this run")
-        if holder := _holder(path):
+        if holder := self.holder():
             report(f"{self.path}: {holder} ended without saying so: taking over")
         with suppress(OSError):  # on Windows nobody may write into a locked file
             path.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
@@ -237,6 +237,16 @@ class RunFolder:
             with suppress(OSError):
                 os.truncate(path, 0)
             lock.release()
+
+    def holder(self) -> str:
+        """Who trains here, such as "process 7 on kiwi", as the first line of the lock file says, made printable; a kill leaves
+        it there. "" where it says nothing or cannot be read."""
+        try:
+            with open(self.path / LOCK_FILE, encoding="utf-8", errors="replace") as file:
+                line = file.read(200).split("\n")[0]
+        except OSError:
+            return ""
+        return one_line(line)
 
     # --- which run is here
 
@@ -417,7 +427,7 @@ class RunFolder:
     def _epochs(self, last_step: float = math.inf) -> Iterator[tuple[bytes, dict[str, Any]]]:
         epoch = -math.inf
         for line, metrics in read_objects(self.metrics_file):
-            if are_numbers(metrics, _METRICS) and metrics["step"] <= last_step and metrics["epoch"] > epoch:
+            if is_epoch(metrics) and metrics["step"] <= last_step and metrics["epoch"] > epoch:
                 epoch = metrics["epoch"]
                 yield line, metrics
 
@@ -461,6 +471,11 @@ class RunFolder:
         path = self.checkpoints / f"diagnosis-step-{step:09d}.json"
         write_text(path, json.dumps(diagnosis, indent=2) + "\n")
         return path
+
+
+def is_epoch(metrics: dict[str, Any]) -> bool:
+    """Whether an object is a whole line of metrics.jsonl."""
+    return are_numbers(metrics, _METRICS)
 
 
 def newest_run(parent: Path) -> Path:
@@ -511,16 +526,6 @@ def write_text(path: Path, text: str) -> None:
     """Replaces a small file whole."""
     with replacing(path) as file:
         file.write(text.encode())
-
-
-def _holder(lock_file: Path) -> str:
-    """The first line of the lock file, made printable; "" where it cannot be read."""
-    try:
-        with open(lock_file, encoding="utf-8", errors="replace") as file:
-            line = file.read(200).split("\n")[0]
-    except OSError:
-        return ""
-    return one_line(line)
 
 
 def _flush(path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _LONGEST_LINE = 1 << 16  # bytes; ours have 300
 _MOST_REMEMBERED = 4000  # more than a chart has columns
@@ -19,11 +19,44 @@ def read_objects(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     if not path.is_file():  # opening a pipe would wait for ever
         return
     with open(path, "rb") as file:
-        whole = True  # whether what is read next begins a line
-        while line := file.readline(_LONGEST_LINE):
-            begins, whole = whole, line.endswith(b"\n")
-            if begins and whole and isinstance(values := _parse(line), dict):
-                yield line, values
+        yield from _objects(file)
+
+
+def _objects(file: BinaryIO) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Of what is left of the file."""
+    whole = True  # whether what is read next begins a line
+    while line := file.readline(_LONGEST_LINE):
+        begins, whole = whole, line.endswith(b"\n")
+        if begins and whole and isinstance(values := _parse(line), dict):
+            yield line, values
+
+
+class GrowingFile:
+    """The objects of a file that another process writes: each ``read`` gives those that have come since the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._end = 0  # of the last object read, in bytes
+        self._last = b""  # its line: where it is no longer there, the file is another one
+
+    def read(self, forget: Callable[[], object]) -> Iterator[dict[str, Any]]:
+        """``forget`` is called first where what was read is no longer in the file. No file: no objects. Raises OSError."""
+        if not self._path.is_file():
+            self._start_over(forget)
+            return
+        with open(self._path, "rb") as file:
+            file.seek(self._end - len(self._last))
+            if file.read(len(self._last)) != self._last:
+                self._start_over(forget)
+                file.seek(0)
+            for line, values in _objects(file):
+                self._end, self._last = file.tell(), line
+                yield values
+
+    def _start_over(self, forget: Callable[[], object]) -> None:
+        if self._end:
+            self._end, self._last = 0, b""
+            forget()
 
 
 def _parse(line: bytes) -> object:

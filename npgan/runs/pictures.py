@@ -113,25 +113,41 @@ def save_animation(pictures: Sequence[tuple[str, Path]], path: Path, colormap: s
     return len(frames)
 
 
+def read_grid(path: Path, *, columns: int = 8, gap: int = 2, scale: int = 2) -> np.ndarray:
+    """The images (N, 28, 28) uint8 of a PNG of ``save_grid`` with full rows. Raises InputError, naming the file."""
+    pixels = np.asarray(_open_picture(path))[::scale, ::scale]
+    pitch = _SIDE + gap
+    rows = len(pixels) // pitch
+    if rows < 1 or pixels.shape != (rows * pitch + gap, columns * pitch + gap):
+        raise InputError(f"{path}: is not a grid of samples")
+    tiles = pixels[gap:, gap:].reshape(rows, pitch, columns, pitch)[:, :_SIDE, :, :_SIDE]
+    return tiles.swapaxes(1, 2).reshape(-1, _SIDE, _SIDE)
+
+
 def _frame(caption: str, file: Path) -> Image:
     """A saved picture below a line of text."""
     from PIL import Image, ImageDraw, ImageFont
 
-    picture = None
-    try:
-        if file.is_file():  # opening a pipe would wait for ever
-            with Image.open(file) as opened:
-                right = opened.format == "PNG" and opened.mode == "L" and max(opened.size) <= _MOST_PIXELS
-                picture = opened.copy() if right else None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pass
-    if picture is None:
-        raise InputError(f"{file}: is not a picture of samples")
+    picture = _open_picture(file)
     frame = Image.new("L", (picture.width, picture.height + _CAPTION_HEIGHT), 0)
     frame.paste(picture, (0, _CAPTION_HEIGHT))
     place = (_CAPTION_HEIGHT // 4, _CAPTION_HEIGHT // 2)
     ImageDraw.Draw(frame).text(place, caption, 255, ImageFont.load_default(_CAPTION_HEIGHT * 2 // 3), anchor="lm")
     return frame
+
+
+def _open_picture(file: Path) -> Image:
+    """A picture of samples. Raises InputError for what is none."""
+    from PIL import Image
+
+    try:
+        if file.is_file():  # opening a pipe would wait for ever
+            with Image.open(file) as opened:
+                if opened.format == "PNG" and opened.mode == "L" and max(opened.size) <= _MOST_PIXELS:
+                    return opened.copy()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass
+    raise InputError(f"{file}: is not a picture of samples")
 
 
 def heat_map(images: np.ndarray, *, width: int, color: bool, colormap: str = COLORMAP) -> str:

@@ -94,14 +94,26 @@ def noise_vectors(seed: int, count: int, latent_dim: int, site: int = 0) -> np.n
 
 
 def _interpolation(seed: int, count: int, latent_dim: int, columns: int = 8) -> np.ndarray:
-    """Noise (count, Z) in rows of ``columns``, from one draw to another along a great circle (White 2016).
+    """Noise (count, Z) in rows of ``columns``, from one draw to another along a great circle."""
+    rows = -(-count // columns)
+    start, end = (noise_vectors(seed, rows, latent_dim, site)[:, None, :] for site in (0, 1))
+    walk = great_circle(start, end, np.linspace(0.0, 1.0, columns)[None, :, None])
+    return walk.reshape(rows * columns, latent_dim)[:count]
+
+
+def great_circle(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """From ``start`` (t = 0) to ``end`` (1), float32 (…, Z); White 2016, "Sampling Generative Networks".
 
     On the straight line between two Gaussian vectors the middle is too short to be one; on the circle lengths stay typical.
+    Vectors of one direction, or of opposite ones, have no circle of their own: between them the line is taken.
     """
-    rows = -(-count // columns)
-    start, end = (noise_vectors(seed, rows, latent_dim, site)[:, None, :].astype(np.float64) for site in (0, 1))
+    start, end = start.astype(np.float64), end.astype(np.float64)
     lengths = np.linalg.norm(start, axis=-1) * np.linalg.norm(end, axis=-1)
-    angle = np.arccos(np.clip(np.sum(start * end, axis=-1) / lengths, -1.0, 1.0))[..., None]
-    t = np.linspace(0.0, 1.0, columns)[None, :, None]
-    walk = (np.sin((1.0 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
-    return walk.reshape(rows * columns, latent_dim)[:count].astype(np.float32)
+    cosine = np.sum(start * end, axis=-1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))[..., None]
+    sine = np.sin(angle)
+    on_line = sine < 1e-6
+    sine = np.where(on_line, 1.0, sine)
+    of_start = np.where(on_line, 1.0 - t, np.sin((1.0 - t) * angle) / sine)
+    of_end = np.where(on_line, t, np.sin(t * angle) / sine)
+    return (of_start * start + of_end * end).astype(np.float32)

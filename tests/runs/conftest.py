@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers import roomy_folder
 from kills import small_data
 
 from npgan.cli import main
 
 EPOCHS = 4  # of two iterations
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    """In memory where there is room: a run has 35 MB a checkpoint, and nothing here depends on the kind of disk."""
-    memory = Path("/dev/shm")
-    room = memory.is_dir() and shutil.disk_usage(memory).free > 2e9
-    return tempfile.TemporaryDirectory(dir=memory if room else None)
 
 
 @pytest.fixture(autouse=True)
@@ -37,14 +30,14 @@ def hangup() -> Iterator[None]:
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
     """Instead of pytest's own, which keeps the folders of three sessions: gigabytes here."""
-    with _folder() as folder:
-        yield Path(folder)
+    with roomy_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def data() -> Iterator[Path]:
-    with _folder() as folder:
-        yield small_data(Path(folder) / "data")
+    with roomy_folder() as folder:
+        yield small_data(folder / "data")
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +60,8 @@ def train(data: Path) -> Callable[..., int]:
 @pytest.fixture(scope="session")
 def whole(train: Callable[..., int]) -> Iterator[Path]:
     """The run that nothing happened to: to be looked at only."""
-    with _folder() as folder:
-        run = Path(folder) / "run"
+    with roomy_folder() as folder:
+        run = folder / "run"
         assert train("--out", run) == 0
         yield run
 

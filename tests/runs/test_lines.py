@@ -14,7 +14,7 @@ import pytest
 from npgan.evaluation.picture import HISTORY_FILE, read_history
 from npgan.runs import folder as folder_module
 from npgan.runs.folder import RunFolder
-from npgan.runs.lines import Series, read_objects
+from npgan.runs.lines import GrowingFile, Series, read_objects
 
 Train = Callable[..., int]
 MIB = 2**20
@@ -111,3 +111,54 @@ def test_evaluations_too(tmp_path: Path) -> None:
     with memory(5 * MIB):
         kept = read_history(RunFolder(tmp_path))
     assert (kept[0], kept[-1]) == (good[0], good[-1]) and len(kept) <= 4001
+
+
+def test_a_growing_file_gives_each_line_once_and_only_whole(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    growing = GrowingFile(file)
+    forgotten: list[int] = []
+
+    def new() -> list[int]:
+        return [values["epoch"] for values in growing.read(lambda: forgotten.append(1))]
+
+    def add(text: str) -> None:
+        with open(file, "a") as opened:
+            opened.write(text)
+
+    assert new() == []
+    whole = json.dumps(line(1)) + "\n"
+    for text, epochs in (
+        (whole, [1]), ("", []), (whole.replace("1", "2", 1)[:40], []), (whole.replace("1", "2", 1)[40:], [2]),
+        ("damaged\n", []), ("x" * 100_000 + "\n", []), (json.dumps(line(3)) + "\n" + json.dumps(line(4)) + "\n", [3, 4]),
+    ):  # fmt: skip
+        add(text)
+        assert new() == epochs
+    assert forgotten == []
+
+
+@pytest.mark.parametrize("rewritten", [[7], [1, 7], [1, 2, 7, 8], [], None])
+def test_a_growing_file_that_becomes_another_is_read_anew(tmp_path: Path, rewritten: list[int] | None) -> None:
+    """Shorter, as long, longer, empty or gone."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line(epoch)) + "\n" for epoch in (1, 2, 3)))
+    growing, forgotten = GrowingFile(file), []
+    assert len(list(growing.read(lambda: forgotten.append(1)))) == 3
+    if rewritten is None:
+        file.unlink()
+    else:
+        file.write_text("".join(json.dumps(line(epoch)) + "\n" for epoch in rewritten))
+    assert [values["epoch"] for values in growing.read(lambda: forgotten.append(1))] == (rewritten or [])
+    assert forgotten == [1]
+    assert list(growing.read(lambda: forgotten.append(1))) == [] and forgotten == [1]
+
+
+def test_a_growing_file_that_is_replaced_by_one_that_begins_the_same(tmp_path: Path) -> None:
+    """As a resumed run does, before it has gone on: nothing was read that is no longer so."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line(epoch)) + "\n" for epoch in (1, 2)))
+    growing = GrowingFile(file)
+    assert len(list(growing.read(pytest.fail))) == 2
+    other = tmp_path / "other"
+    other.write_text("".join(json.dumps(line(epoch)) + "\n" for epoch in (1, 2, 3)))
+    other.replace(file)
+    assert [values["epoch"] for values in growing.read(lambda: pytest.fail("it is the same"))] == [3]

@@ -19,7 +19,7 @@ from rich.text import Text
 from npgan.console import Console
 from npgan.errors import InputError
 from npgan.runs.colormaps import COLORMAPS, colors
-from npgan.runs.pictures import heat_map, loss_curves, save_animation, save_grid, to_uint8
+from npgan.runs.pictures import heat_map, loss_curves, read_grid, save_animation, save_grid, to_uint8
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -113,6 +113,28 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 def test_impossible_grids_are_refused(tmp_path: Path, option: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="need columns"):
         save_grid(random_images(1), tmp_path / "grid.png", **option)
+
+
+@pytest.mark.parametrize("count", [8, 64])
+def test_a_grid_is_read_as_it_was_written(tmp_path: Path, count: int) -> None:
+    images = random_images(count)
+    save_grid(images, tmp_path / "grid.png")
+    np.testing.assert_array_equal(read_grid(tmp_path / "grid.png"), to_uint8(images))
+
+
+@pytest.mark.parametrize("size", [(484, 480), (480, 484), (484, 4), (28, 28), (5000, 484)])
+def test_what_is_no_grid(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("L", size).save(tmp_path / "x.png")
+    with pytest.raises(InputError, match=r"x\.png: is not a"):
+        read_grid(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_what_is_no_picture(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.png: is not a picture"):
+        read_grid(tmp_path / "x.png")
 
 
 # ---- save_animation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from npgan.nn import philox
-from npgan.runs.sample import _interpolation, noise_vectors
+from npgan.runs.sample import _interpolation, great_circle, noise_vectors
 
 
 def test_the_noise_of_a_seed() -> None:
@@ -27,3 +27,16 @@ def test_a_walk_is_an_arc_in_seven_equal_parts() -> None:
         t = np.arange(len(steps)) / 7
         expected = np.sin([(1 - t) * angle, t * angle]) / np.sin(angle)
         np.testing.assert_allclose(parts, expected, atol=1e-5)
+
+
+def test_vectors_in_one_line_have_no_circle_of_their_own() -> None:
+    a = np.array([[3.0, 4.0]], np.float32)
+    t = np.array([[0.0], [0.25], [1.0]])
+    np.testing.assert_allclose(great_circle(a, a, t), np.repeat(a, 3, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(great_circle(a, 2 * a, t), a * (1 + t), rtol=1e-6)
+    np.testing.assert_allclose(great_circle(a, -a, t), a * (1 - 2 * t), rtol=1e-6)
+    np.testing.assert_array_equal(great_circle(a, 0 * a, t)[0], a[0])
+
+
+def test_a_walk_in_one_dimension_is_finite() -> None:
+    assert np.isfinite(_interpolation(0, 64, 1)).all()
