@@ -137,6 +137,10 @@ def _compare_formula(check: FormulaCheck) -> list[Result]:
 def compare_gradients(check: Check, rng: np.random.Generator) -> list[Result]:
     """One result per tensor and method, and for directions one for all parameters together."""
     gradients, bind = check.prepare()
+    for name, gradient in gradients.items():
+        kind = gradient.dtype if hasattr(gradient, "dtype") else type(gradient).__name__
+        if getattr(kind, "kind", "") not in tuple("fiu"):
+            raise TypeError(f"the gradient of {name} is {kind}, not an array of real numbers")
     gradients = {name: to_numpy(gradient) for name, gradient in gradients.items()}
     real = bind(np.float64)
     for name, gradient in gradients.items():

@@ -320,10 +320,14 @@ def replaced(function: str, text: str, file: str, lines: list[str]) -> Iterator[
     """
     path, _, name = function.rpartition(".")
     module = inspect.getmodule(resolve(function))
-    scope = {each: value for each, value in vars(module).items() if each != name}  # a copy: all else in it stays as it is
+    scope = {
+        each: value for each, value in vars(module).items() if each != name
+    }  # a copy: all else in it stays as it is
     exec(compile(text, file, "exec"), scope)
     if not callable(scope.get(name)):
         raise InputError(f"there is no function {name} in it")
+    if inspect.isfunction(scope[name]):
+        scope[name].__qualname__ = resolve(function).__qualname__  # a method's formula is its class's
     linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
     try:
         with mock.patch.object(resolve(path), name, scope[name]):
