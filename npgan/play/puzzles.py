@@ -1,4 +1,4 @@
-"""The puzzles: what is typed into the page is checked as ``npgan puzzle --check`` does, and solved ones are the terminal's too."""
+"""The puzzles: what is typed into the page is checked as by ``npgan puzzle --check``, and what is solved is so there too."""
 
 from __future__ import annotations
 

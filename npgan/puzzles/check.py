@@ -31,7 +31,8 @@ _KEPT = (
 
 async def check(puzzle: Puzzle, text: str) -> Verdict:
     """The verdict on ``text``. Whatever it has started has ended when this returns or is cancelled."""
-    request = {"secret": secrets.token_hex(), "function": puzzle.bug.function, "text": text}
+    secret = secrets.token_hex()
+    request = {"secret": secret, "function": puzzle.bug.function, "text": text, "seconds": SECONDS}
     with tempfile.TemporaryDirectory(prefix="npgan-puzzle-", ignore_cleanup_errors=True) as folder:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-B", "-P", "-m", "npgan.puzzles.worker",
@@ -48,7 +49,7 @@ async def check(puzzle: Puzzle, text: str) -> Verdict:
         finally:
             _kill(process)
             await process.wait()
-    return _verdict(output.decode(errors="replace"), status, str(request["secret"]))
+    return _verdict(output.decode(errors="replace"), status, secret)
 
 
 async def _talk(process: asyncio.subprocess.Process, request: bytes) -> bytes:

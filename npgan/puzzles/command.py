@@ -104,7 +104,7 @@ def _write(chosen: Puzzle, file: Path) -> str:
     comments = textwrap.indent(head, "# ", lambda line: True).replace("# \n", "#\n")
     try:
         with open(file, "x", encoding="utf-8") as new:
-            new.write(f"{comments}\n\n{chosen.broken}")
+            new.write(f"{comments}\n{chosen.broken}")
     except FileExistsError:
         return f"{file} is there already and left as it is"
     return f"{file} is written"

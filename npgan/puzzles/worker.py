@@ -1,7 +1,7 @@
 """The process in which typed code runs: ``python -m npgan.puzzles.worker``, started by ``check``.
 
-It reads {"secret", "function", "text"} from standard input, runs the gradient checks with the text in the place of the
-function, and writes {"secret", "verdict"}. Its limits are against accidents; code that means harm is not held by them.
+It reads {"secret", "function", "text", "seconds"} from standard input, runs the gradient checks with the text in the place
+of the function, and writes {"secret", "verdict"}. Its limits are against accidents; code that means harm is not held by them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from npgan.gradcheck.gallery import replaced
 from npgan.gradcheck.methods import CENTRAL, COMPLEX
 from npgan.gradcheck.report import Report, diagnose
 from npgan.gradcheck.suite import LEVELS, run_levels
-from npgan.puzzles.verdict import MEMORY, SECONDS, Verdict
+from npgan.puzzles.verdict import MEMORY, Verdict
 
 CODE = "your code"  # what the text is called where it is quoted
 _SEED = 0
@@ -44,8 +44,8 @@ def main() -> NoReturn:
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
     sys.stdout = sys.stderr = printed = _Printed()
-    faulthandler.dump_traceback_later(SECONDS, exit=True, file=answers)
-    _limit()
+    faulthandler.dump_traceback_later(request["seconds"], exit=True, file=answers)
+    _limit(request["seconds"])
     verdict = check(request["function"], request["text"])._replace(printed=printed.getvalue())
     answers.write(json.dumps({"secret": request["secret"], "verdict": verdict.to_dict()}) + "\n")
     answers.flush()
@@ -60,13 +60,13 @@ class _Printed(io.StringIO):
         return len(text)
 
 
-def _limit() -> None:
+def _limit(seconds: int) -> None:
     """Memory, processor time, files and new processes, where the system has such limits: not on Windows."""
     try:
         import resource
     except ImportError:
         return
-    limits = {"AS": MEMORY, "CPU": 2 * SECONDS, "FSIZE": 1 << 20, "CORE": 0, "NPROC": 0}
+    limits = {"AS": MEMORY, "CPU": 2 * seconds, "FSIZE": 1 << 20, "CORE": 0, "NPROC": 0}
     for name, most in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}", None)
         with suppress(ValueError, OSError):  # macOS refuses some
@@ -111,7 +111,8 @@ class _Lenient:
     """Runs checks. An answer is not wrong because it does not take complex numbers.
 
     The complex step goes through a backward where a penalty on its result is differentiated. What fails there by no
-    small error, and passes by central differences, is right: the function itself has been held to the complex step before.
+    small error, and passes by central differences in every element, is right: the function itself has been held to the complex
+    step before.
     """
 
     def __init__(self) -> None:
@@ -123,7 +124,7 @@ class _Lenient:
         if failed and isinstance(check, Check) and COMPLEX in check.methods:
             by_complex = all(each.problem or (each.method == COMPLEX and each.error > _OTHER) for each in failed)
             again = run_check(replace(check, methods=(CENTRAL,)), rng) if by_complex else failed
-            if all(result.passed for result in again):
+            if all(result.passed and not result.at_kink for result in again):
                 self.excused = True
                 return again
         return results

@@ -41,7 +41,7 @@ export function start(panel, send) {
   const hints = element("ul", { class: "hints", "aria-live": "polite", "aria-label": "Hints" });
   const line = element("p", { class: "verdict", id: "puzzles-verdict", role: "status" });
   const findings = element("div", { class: "findings", id: "puzzles-findings" });
-  const solution = element("div", { id: "puzzles-answer", hidden: true });
+  const solution = element("div", { class: "findings", id: "puzzles-answer", hidden: true });
   const wrong = element("p", { class: "bad", id: "puzzles-error", role: "alert", hidden: true });
 
   panel.append(
@@ -82,6 +82,7 @@ export function start(panel, send) {
     for (const each of [hints, findings]) each.replaceChildren();
     line.textContent = "";
     solution.hidden = wrong.hidden = true;
+    next.classList.remove("main");
     confirm(false);
     showList();
     showButtons();
