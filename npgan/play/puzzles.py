@@ -8,6 +8,7 @@ from npgan.play.base import Message, Send
 from npgan.puzzles.check import check
 from npgan.puzzles.progress import keep_solved, solved
 from npgan.puzzles.puzzle import Puzzle, find, puzzles
+from npgan.puzzles.verdict import LARGEST
 
 
 class Puzzles:
@@ -57,4 +58,5 @@ def _shown(puzzle: Puzzle) -> Message:
         "above": puzzle.above,
         "broken": puzzle.broken,
         "hints": len(puzzle.hints),
+        "largest": LARGEST,
     }

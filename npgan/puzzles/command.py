@@ -17,11 +17,10 @@ from npgan.gradcheck.report import explain
 from npgan.puzzles.check import check as run_checks
 from npgan.puzzles.progress import keep_solved, solved
 from npgan.puzzles.puzzle import Puzzle, find, puzzles
+from npgan.puzzles.verdict import LARGEST
 
 if TYPE_CHECKING:
     from rich.text import Text
-
-_LARGEST = 100_000  # bytes of a file to check
 
 
 def puzzle(word: str | None, check: Path | Literal[True] | None, edit: bool, hint: int | None, solution: bool) -> int:
@@ -146,9 +145,9 @@ def _check(chosen: Puzzle, file: Path, console: Console) -> int:
 def _read(chosen: Puzzle, file: Path) -> str:
     try:
         with open(file, "rb") as opened:
-            content = opened.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise InputError(f"{file}: is larger than {_LARGEST:,} bytes: is it the right file?")
+            content = opened.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise InputError(f"{file}: is larger than {LARGEST:,} bytes: is it the right file?")
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(

@@ -75,6 +75,7 @@ export function start(panel, send) {
   function opened(message) {
     puzzle = message;
     told = 0;
+    editor.maxLength = puzzle.largest;
     heading.textContent = `${puzzle.number}. ${puzzle.function}`;
     formula.textContent = puzzle.formula;
     above.replaceChildren(...code(puzzle.above));
