@@ -143,14 +143,17 @@ export function start(panel, send) {
     const { selectionStart: from, selectionEnd: to, value } = editor;
     const first = value.lastIndexOf("\n", from - 1) + 1;
     if (event.key === "Enter") {
-      insert(from, to, `\n${value.slice(first, from).match(/^ */)[0]}${/:\s*$/.test(value.slice(first, from)) ? INDENT : ""}`);
+      const before = value.slice(first, from);
+      insert(from, to, `\n${before.match(/^ */)[0]}${/:\s*$/.test(before) ? INDENT : ""}`);
     } else if (from === to && !event.shiftKey) {
       insert(from, to, INDENT);
     } else {
-      const last = value.indexOf("\n", Math.max(to - 1, from)) < 0 ? value.length : value.indexOf("\n", Math.max(to - 1, from));
+      const end = value.indexOf("\n", Math.max(to - 1, from));
+      const last = end < 0 ? value.length : end;
       const lines = value.slice(first, last).split("\n").map((each) => (event.shiftKey ? each.replace(/^ {1,4}/, "") : INDENT + each)).join("\n");
-      insert(first, last, lines);
-      if (from === to) editor.setSelectionRange(Math.max(first, from - (last - first - lines.length)), Math.max(first, from - (last - first - lines.length)));
+      const at = Math.max(first, from - (last - first - lines.length));
+      if (lines !== value.slice(first, last)) insert(first, last, lines);
+      if (from === to) editor.setSelectionRange(at, at);
       else editor.setSelectionRange(first, first + lines.length);
     }
   }
