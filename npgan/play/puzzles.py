@@ -36,7 +36,7 @@ class Puzzles:
     async def _list(self) -> None:
         done = solved()
         rows = [
-            {"number": each.number, "name": each.name, "title": each.title if each.title in done else None}
+            {"number": each.number, "name": each.name, "title": each.title if each in done else None}
             for each in puzzles()
         ]
         await self.send({"list": rows})
@@ -46,7 +46,7 @@ class Puzzles:
         title = puzzle.title if verdict.solved else None
         await self.send({"verdict": verdict.to_dict(), "number": puzzle.number, "title": title})
         if verdict.solved:
-            keep_solved(puzzle)
+            keep_solved(puzzle, text)
             await self._list()
 
 

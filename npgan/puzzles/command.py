@@ -66,13 +66,11 @@ def _list(console: Console) -> None:
     for heading in ("", "", "what is broken", "the bug"):
         table.add_column(heading, justify="left" if heading else "right")
     for each in puzzles():
-        is_solved = each.title in done
+        is_solved = each in done
         mark = Text("solved", style="green") if is_solved else Text("")
         table.add_row(str(each.number), mark, Text(each.name), Text(each.title if is_solved else "?"))
     console.print(table)
-    console.print(
-        f"{sum(each.title in done for each in puzzles())} of {len(puzzles())} solved. npgan puzzle 1 opens the first."
-    )
+    console.print(f"{len(done)} of {len(puzzles())} solved. npgan puzzle 1 opens the first.")
 
 
 def _show(chosen: Puzzle, console: Console) -> None:
@@ -138,7 +136,7 @@ def _check(chosen: Puzzle, file: Path, console: Console) -> int:
     if not verdict.solved:
         return 1
     console.print(Text(f"It was: {chosen.title}. The textbook's own: npgan puzzle {chosen.number} --solution"))
-    keep_solved(chosen)
+    keep_solved(chosen, text)
     return 0
 
 

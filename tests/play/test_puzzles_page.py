@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -37,8 +38,8 @@ def served(home: dict[str, str]) -> Iterator[Served]:
 
 @pytest.fixture(autouse=True)
 def unsolved(home: dict[str, str]) -> None:
-    for file in Path(home["HOME"]).rglob("puzzles.json"):
-        file.unlink()
+    for folder in Path(home["HOME"]).rglob("puzzles"):
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
 
 
 def npgan(home: dict[str, str], *words: str) -> str:
@@ -205,15 +206,16 @@ def test_a_closed_page_leaves_no_check_running_and_two_pages_check_at_once(open_
     assert any(children(served.process.pid) <= before or time.sleep(0.05) for _ in range(60))
 
 
-def test_progress_that_cannot_be_read_is_told(open_page: Open, served: Served, home: dict[str, str]) -> None:
+def test_progress_that_cannot_be_kept_is_told(open_page: Open, served: Served, home: dict[str, str]) -> None:
     page = _tab(open_page, served, DX.number)
     assert _check(page, DX.solution).startswith("Right")
     page.wait_for_selector("[data-number='2'] .good :text('✓')")
-    (file,) = Path(home["HOME"]).rglob("puzzles.json")
-    file.write_text("broken")
+    (folder,) = Path(home["HOME"]).rglob("puzzles")
+    shutil.rmtree(folder)
+    folder.write_text("a file in its place")
     page.click("#puzzles-check")
     page.wait_for_selector("#puzzles-error:visible")
-    assert f"{file}: cannot be read" in page.inner_text("#puzzles-error")
+    assert f"{folder}: the answer is right but cannot be kept" in page.inner_text("#puzzles-error")
     assert page.is_enabled("#puzzles-check")
 
 

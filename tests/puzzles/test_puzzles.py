@@ -6,13 +6,11 @@ import asyncio
 import json
 import os
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from npgan.cli import main
-from npgan.errors import InputError
 from npgan.gradcheck.gallery import BUGS
 from npgan.puzzles import progress, worker
 from npgan.puzzles.check import check
@@ -30,10 +28,10 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Progress of the test's own, and a folder of its own."""
-    file = tmp_path / "data" / "puzzles.json"
-    monkeypatch.setattr(progress, "progress_file", lambda: file)
+    folder = tmp_path / "data" / "puzzles"
+    monkeypatch.setattr(progress, "answers_folder", lambda: folder)
     monkeypatch.chdir(tmp_path)
-    return file
+    return folder
 
 
 def checked(text: str, puzzle: Puzzle = DX) -> Verdict:
@@ -308,42 +306,34 @@ def test_a_check_that_is_cancelled_is_ended(tmp_path: Path) -> None:
 # --- What is solved stays solved
 
 
-def test_solved_ones_are_kept_for_all(kept: Path) -> None:
+def test_solved_ones_are_kept_with_their_answers(kept: Path) -> None:
     assert solved() == set()
-    keepers = [threading.Thread(target=keep_solved, args=(puzzle,)) for puzzle in puzzles()[:8]]
-    for each in keepers:
-        each.start()
-    for each in keepers:
-        each.join()
-    assert solved() == {puzzle.title for puzzle in puzzles()[:8]}
-    keep_solved(DX)
-    assert json.loads(kept.read_text(encoding="utf-8")) == {"solved": sorted(solved())}
+    for each in puzzles():
+        keep_solved(each, each.name)
+    assert solved() == set(puzzles())
+    assert {file.read_text(encoding="utf-8") for file in kept.iterdir()} == {each.name for each in puzzles()}
+    (kept / "sigmoid-s-derivative-without-the-factor-y.py").unlink()
+    (kept / "of another version.py").touch()
+    assert set(puzzles()) - solved() == {find("sigmoid_backward")}
 
 
 def test_they_are_in_the_users_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr("platformdirs.user_data_path", lambda name, appauthor: Path("users") / name)
-    assert progress.progress_file() == Path("users/npgan/puzzles.json")
+    assert progress.answers_folder() == Path("users/npgan/puzzles")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"solved": 1}', '{"solved": [1]}', "\udcff", '{"solved": null}'])
-def test_progress_that_cannot_be_read_is_told_and_left_alone(
-    text: str, kept: Path, capsys: pytest.CaptureFixture[str]
+def test_where_they_cannot_be_kept_or_read_it_is_told(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.parent.mkdir()
-    kept.write_bytes(text.encode("utf-8", "surrogateescape"))
+    kept.write_text("a file in the place of the folder")
+    (tmp_path / "answer.py").write_text(RIGHT)
+    assert main(["puzzle", "2", "--check", "answer.py"]) == 2
+    out, error = capsys.readouterr()
+    assert "Right: all" in out and error.count("\n") == 1 and f"{kept}: the answer is right but cannot be kept" in error
     assert main(["puzzle"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and str(kept) in error and "delete it to start afresh" in error
-    with pytest.raises(InputError):
-        keep_solved(DX)
-    assert kept.read_bytes() == text.encode("utf-8", "surrogateescape")
-
-
-def test_progress_that_cannot_be_written_is_told(kept: Path) -> None:
-    kept.parent.write_text("a file in the place of the folder")
-    with pytest.raises(InputError, match=r"puzzles\.json: cannot be"):
-        keep_solved(DX)
+    assert f"{kept}: which puzzles are solved cannot be read" in capsys.readouterr().err
 
 
 # --- The terminal
@@ -379,7 +369,7 @@ def test_from_the_list_to_a_solved_puzzle(tmp_path: Path, capsys: pytest.Capture
 
     file.write_text(DX.broken, encoding="utf-8")
     assert main(["puzzle", "2", "--check"]) == 1  # wrong again, and still solved
-    assert solved() == {DX.title}
+    assert solved() == {DX}
 
 
 def test_hints_and_the_solution(capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,7 +392,7 @@ def test_in_an_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
                       "file.write_text(text.replace('weight.reshape(weight.shape[::-1])', 'weight.T'), 'utf-8')\n")  # fmt: skip
     monkeypatch.setenv("EDITOR", f'"{sys.executable}" "{editor}"')
     assert main(["puzzle", "2", "--edit"]) == 0
-    assert solved() == {DX.title}
+    assert solved() == {DX}
     capsys.readouterr()
     monkeypatch.setenv("VISUAL", f'"{sys.executable}" -c "raise SystemExit(3)"')
     assert main(["puzzle", "2", "--edit"]) == 1

@@ -77,7 +77,7 @@ export function start(panel, send) {
     told = 0;
     editor.maxLength = puzzle.largest;
     heading.textContent = `${puzzle.number}. ${puzzle.function}`;
-    formula.textContent = puzzle.formula;
+    formula.textContent = puzzle.formula.replace(/(\S)\n(?=\S)/g, "$1 ");
     above.replaceChildren(...code(puzzle.above));
     write(sessionStorage.getItem(kept(puzzle.number)) ?? puzzle.broken);
     for (const each of [hints, findings]) each.replaceChildren();
