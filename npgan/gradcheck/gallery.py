@@ -320,9 +320,8 @@ def replaced(function: str, text: str, file: str, lines: list[str]) -> Iterator[
     """
     path, _, name = function.rpartition(".")
     module = inspect.getmodule(resolve(function))
-    scope = {
-        each: value for each, value in vars(module).items() if each != name
-    }  # a copy: all else in it stays as it is
+    # A copy of the module's names: what else the text defines is seen by it alone.
+    scope = {each: value for each, value in vars(module).items() if each != name}
     exec(compile(text, file, "exec"), scope)
     if not callable(scope.get(name)):
         raise InputError(f"there is no function {name} in it")

@@ -17,16 +17,12 @@ from pathlib import Path
 import npgan
 from npgan.errors import one_line
 from npgan.puzzles.puzzle import Puzzle
-from npgan.puzzles.verdict import SECONDS, Verdict
+from npgan.puzzles.verdict import CODE, SECONDS, Verdict
 
 _START = 20  # seconds that Python and NumPy may take to start
 _LONGEST = 1 << 20  # bytes of an answer
-_KEPT = (
-    "PATH",
-    "SYSTEMROOT",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-)  # of the environment: without them NumPy may not load
+# Of the environment: without these NumPy may not load.
+_KEPT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 async def check(puzzle: Puzzle, text: str) -> Verdict:
@@ -89,7 +85,7 @@ def _verdict(output: str, status: int | None, secret: str) -> Verdict:
             if answer["secret"] == secret:
                 return Verdict.from_dict(answer["verdict"])
     if status is None or any(line.startswith("Timeout (") for line in lines):
-        place = re.search(r'File "your code", line (\d+)', output)
+        place = re.search(rf'File "{CODE}", line (\d+)', output)
         where = f": it was in line {place[1]}" if place else ""
         return Verdict(False, f"no end after {SECONDS} seconds{where}", [])
     if status < 0:

@@ -36,10 +36,10 @@ def puzzle(word: str | None, check: Path | Literal[True] | None, edit: bool, hin
         return 0
     chosen = find(word)
     file = Path(f"puzzle-{chosen.number}.py")
+    if edit:
+        _open_editor(chosen, file)
     if check or edit:
-        if edit:
-            _open_editor(_write(chosen, file))
-        return _check(chosen, file if check is True or check is None else check, console)
+        return _check(chosen, check if isinstance(check, Path) else file, console)
     if hint is not None:
         if not 1 <= hint <= len(chosen.hints):
             raise InputError(f"--hint must be from 1 to {len(chosen.hints)}, got {hint}")
@@ -91,7 +91,7 @@ def _code(text: str) -> Text:
 
 
 def _write(chosen: Puzzle, file: Path) -> str:
-    """The file's name, and whether it was there."""
+    """A new file; says whether it is one."""
     head = (
         f"npgan puzzle {chosen.number}: {chosen.function}\n\n"
         f"Mend the function at the end, then: npgan puzzle {chosen.number} --check\n"
@@ -107,15 +107,15 @@ def _write(chosen: Puzzle, file: Path) -> str:
     return f"{file} is written"
 
 
-def _open_editor(written: str) -> None:
-    """``written``: what ``_write`` says; its first word is the file."""
+def _open_editor(chosen: Puzzle, file: Path) -> None:
+    """Returns when the editor has ended."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor:
-        raise InputError(f"--edit opens $EDITOR, which is not set; {written}")
-    command = [*shlex.split(editor, posix=os.name != "nt"), written.split()[0]]
+        raise InputError("--edit opens $EDITOR, which is not set")
+    _write(chosen, file)
     try:
-        status = subprocess.run(command).returncode
-    except OSError as error:
+        status = subprocess.run([*shlex.split(editor, posix=os.name != "nt"), str(file)]).returncode
+    except (OSError, ValueError) as error:
         raise InputError(f"--edit: $EDITOR, {editor}, does not start: {first_line(error)}") from None
     if status:
         raise RuntimeError(f"{editor} ended with status {status}: nothing was checked")

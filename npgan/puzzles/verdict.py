@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from npgan.gradcheck.report import Diagnosis
 from npgan.gradcheck.source import Source
 
+CODE = "your code"  # what it is called where it is quoted
 LARGEST = 100_000  # letters or bytes of it
 SECONDS = 10  # after the start: right answers take about one
 MEMORY = 1 << 30  # bytes of address space; about 0.15 GiB of it are Python's and NumPy's own

@@ -28,9 +28,8 @@ from npgan.gradcheck.gallery import replaced
 from npgan.gradcheck.methods import CENTRAL, COMPLEX
 from npgan.gradcheck.report import Report, diagnose
 from npgan.gradcheck.suite import LEVELS, run_levels
-from npgan.puzzles.verdict import MEMORY, Verdict
+from npgan.puzzles.verdict import CODE, MEMORY, Verdict
 
-CODE = "your code"  # what the text is called where it is quoted
 _SEED = 0
 _PRINTED = 2000  # letters that are kept
 _OTHER = 1e-3  # a complex step that is off by more than this gave no derivative at all

@@ -16,7 +16,7 @@ from npgan.puzzles import progress, worker
 from npgan.puzzles.check import check
 from npgan.puzzles.progress import keep_solved, solved
 from npgan.puzzles.puzzle import Puzzle, find, puzzles
-from npgan.puzzles.verdict import SECONDS, Verdict
+from npgan.puzzles.verdict import CODE, SECONDS, Verdict
 
 DX = find("dense_backward_dx")
 HEAD = "def dense_backward_dx(dy, weight):\n"
@@ -59,7 +59,7 @@ def test_each_fails_as_given_and_its_hints_lead_to_the_bug(puzzle: Puzzle) -> No
     (diagnosis,) = verdict.diagnoses
     assert diagnosis.op == puzzle.bug.culprit and " wrong by the " in diagnosis.found and diagnosis.hint
     if puzzle.bug.culprit == puzzle.bug.function:
-        assert diagnosis.source is not None and diagnosis.source.file == worker.CODE
+        assert diagnosis.source is not None and diagnosis.source.file == CODE
         lines = puzzle.broken.splitlines()
         assert all(lines[number - 1].endswith(line) for number, line in diagnosis.source.code if line != "…")
     assert puzzle.title in puzzle.hints[0] and puzzle.title not in puzzle.broken
