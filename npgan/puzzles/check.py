@@ -38,7 +38,7 @@ async def check(puzzle: Puzzle, text: str) -> Verdict:
         output, status = b"", None
         try:
             async with asyncio.timeout(_START + SECONDS):
-                output = await _talk(process, json.dumps(request).encode())
+                output = await _talk(process, json.dumps(request).encode() + b"\n")
                 status = await process.wait()
         except TimeoutError:
             pass
@@ -52,8 +52,7 @@ async def _talk(process: asyncio.subprocess.Process, request: bytes) -> bytes:
     assert process.stdin is not None and process.stdout is not None
     with suppress(ConnectionError):
         process.stdin.write(request)
-        await process.stdin.drain()
-        process.stdin.close()
+        await process.stdin.drain()  # it stays open: at its end the process would think that nobody waits
     try:
         return await process.stdout.readexactly(_LONGEST)
     except asyncio.IncompleteReadError as all_there_was:

@@ -1,7 +1,8 @@
 """The process in which typed code runs: ``python -m npgan.puzzles.worker``, started by ``check``.
 
-It reads {"secret", "function", "text", "seconds"} from standard input, runs the gradient checks with the text in the place
-of the function, and writes {"secret", "verdict"}. Its limits are against accidents; code that means harm is not held by them.
+It reads a line {"secret", "function", "text", "seconds"} from standard input, runs the gradient checks with the text in the
+place of the function, and writes {"secret", "verdict"}. It ends when its standard input does: whoever asked is gone. Its
+limits are against accidents; code that means harm is not held by them.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import faulthandler
 import io
 import json
 import os
+import signal
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import numpy as np
 
@@ -37,8 +40,10 @@ _NO_COMPLEX = " Like all of nn, it should take complex numbers too: a gradient p
 
 
 def main() -> NoReturn:
-    request = json.loads(sys.stdin.buffer.read())
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")  # its own: what the code writes is no answer
+    # Its own, so that what the code writes is no answer.
+    questions, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    request = json.loads(questions.readline())
+    threading.Thread(target=_end_with, args=(questions,), daemon=True).start()
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
@@ -49,6 +54,15 @@ def main() -> NoReturn:
     answers.write(json.dumps({"secret": request["secret"], "verdict": verdict.to_dict()}) + "\n")
     answers.flush()
     os._exit(0)  # nothing that the code has left running is waited for
+
+
+def _end_with(questions: TextIO) -> None:
+    questions.read()
+    with suppress(OSError):
+        os.rmdir(os.getcwd())  # if it is still empty: nobody else will
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 class _Printed(io.StringIO):
