@@ -200,6 +200,12 @@ def _play(values: dict[str, Any]) -> int:
     return play(**values)
 
 
+def _puzzle(values: dict[str, Any]) -> int:
+    from npgan.puzzles.command import puzzle
+
+    return puzzle(**values)
+
+
 _COMMANDS = {
     "train": _train,
     "sample": _sample,
@@ -208,6 +214,7 @@ _COMMANDS = {
     "inspect": _inspect,
     "bench": _bench,
     "play": _play,
+    "puzzle": _puzzle,
 }
 _SHOW_BLAS = ("train", "bench")  # commands that say how NumPy's matmuls were set up
 
@@ -227,6 +234,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     _add_inspect(commands)
     _add_bench(commands)
     _add_play(commands)
+    _add_puzzle(commands)
     return parser, dict(commands.choices)
 
 
@@ -489,6 +497,26 @@ def _add_play(commands: Any) -> None:
     parser.add_argument(
         "--no-browser", dest="browser", action="store_false", help="print the address and open no browser"
     )
+
+
+def _add_puzzle(commands: Any) -> None:
+    parser = _add_command(
+        commands, "puzzle", "mend a broken backward pass",
+        "Each bug of the gradient checker's gallery as a puzzle: a function of npgan with a slip in it. Without PUZZLE the "
+        "list; with one it is shown and written to a file. Exit status of a check: 0 solved, 1 still wrong.",
+        "npgan puzzle", "npgan puzzle 2", "npgan puzzle 2 --check", "npgan puzzle dense_backward_dx --edit",
+    )  # fmt: skip
+    parser.add_argument("word", nargs="?", metavar="PUZZLE", help="its number or its name in the list")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--check", nargs="?", type=_path, const=True, metavar="FILE",
+        help="run the gradient checks with the function in FILE in place (default: puzzle-N.py, as written)",
+    )  # fmt: skip
+    action.add_argument("--edit", action="store_true", help="open puzzle-N.py in $VISUAL or $EDITOR, then check it")
+    action.add_argument(
+        "--hint", nargs="?", type=int, const=1, metavar="INT", help="1 says what is wrong, 2 also where"
+    )
+    action.add_argument("--solution", action="store_true", help="show the textbook's own function")
 
 
 def _path(text: str) -> Path:

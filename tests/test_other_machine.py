@@ -26,7 +26,9 @@ class Machine:
         code = f"import other_machine\nother_machine.hide({hidden!r})\n"
         (folder / "site" / "sitecustomize.py").write_text(code)
         paths = (folder / "site", ROOT / "tests", ROOT)
-        self.env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "NPGAN_DATA": str(folder / "cache")}
+        homes = dict.fromkeys(("HOME", "XDG_DATA_HOME", "LOCALAPPDATA"), str(folder / "home"))
+        path = os.pathsep.join(map(str, paths))
+        self.env = {**os.environ, **homes, "PYTHONPATH": path, "NPGAN_DATA": str(folder / "cache")}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, *words]
@@ -88,6 +90,12 @@ def test_every_command(bare: Machine) -> None:
     assert "comparisons pass" in bare.npgan("gradcheck", "--backend", "numpy")
     bare.npgan("evaluate", "run", "--backend", "numpy", "--n", "130")
     assert (bare.folder / "run" / "evaluation.json").exists()
+    bare.npgan("puzzle", "2")
+    assert "28 of 28 wrong" in bare.npgan("puzzle", "2", "--check", status=1)
+    file = bare.folder / "puzzle-2.py"
+    file.write_text(file.read_text("utf-8").replace("weight.reshape(weight.shape[::-1])", "weight.T"), "utf-8")
+    assert "Right: all" in bare.npgan("puzzle", "2", "--check")
+    assert "1 of 43 solved" in bare.npgan("puzzle")
     flags = ["--only", "npgan reference", "--batch-sizes", "4", "--rounds", "1", "--calls", "1"]
     (line,) = [line for line in bare.npgan("bench", *flags).splitlines() if line.startswith("npgan, reference")]
     assert line.split()[-1] == "-"  # nobody counts its memory

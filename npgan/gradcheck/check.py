@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from npgan.backend import Array, array_module, to_numpy
+from npgan.errors import first_line
 from npgan.gradcheck.hints import Factor, Hint, find_hint, locate
 from npgan.gradcheck.methods import (
     CENTRAL,
@@ -110,10 +112,17 @@ def run_check(
         try:
             results = _compare_formula(check) if isinstance(check, FormulaCheck) else compare_gradients(check, rng)
         except Exception as error:  # the code under check may be a learner's: whatever it raises is a finding
-            first_line = (str(error).splitlines() or [""])[0]
-            results = [_broken(check, f"raised {type(error).__name__}: {first_line}")]
+            place = _line_of(error, function or resolve(check.op))
+            results = [_broken(check, f"raised {type(error).__name__}{place}: {first_line(error)}")]
     source = None if all(result.passed for result in results) else read_source(function or resolve(check.op))
     return [result if result.passed else replace(result, source=source) for result in results]
+
+
+def _line_of(error: Exception, function: Callable[..., Any]) -> str:
+    """Where in the function's file the error came from, or ""."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def _compare_formula(check: FormulaCheck) -> list[Result]:
@@ -128,6 +137,10 @@ def _compare_formula(check: FormulaCheck) -> list[Result]:
 def compare_gradients(check: Check, rng: np.random.Generator) -> list[Result]:
     """One result per tensor and method, and for directions one for all parameters together."""
     gradients, bind = check.prepare()
+    for name, gradient in gradients.items():
+        kind = gradient.dtype if hasattr(gradient, "dtype") else type(gradient).__name__
+        if getattr(kind, "kind", "") not in tuple("fiu"):
+            raise TypeError(f"the gradient of {name} is {kind}, not an array of real numbers")
     gradients = {name: to_numpy(gradient) for name, gradient in gradients.items()}
     real = bind(np.float64)
     for name, gradient in gradients.items():

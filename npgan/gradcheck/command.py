@@ -12,7 +12,7 @@ from npgan.backend import Backend
 from npgan.engines import Compute, choose
 from npgan.errors import InputError
 from npgan.gradcheck.gallery import BUGS, Finding, difference, find_planted
-from npgan.gradcheck.report import Report, explain, print_report
+from npgan.gradcheck.report import Report, diagnose, explain, print_report
 from npgan.gradcheck.suite import run_levels
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ def _print_finding(finding: Finding, number: int, console: Console) -> None:
     console.print(f"in npgan.{bug.function}", style="dim")
     for line in difference(bug):
         console.print(Text(line, style="red" if line[0] == "-" else "green"))
-    if finding.report.failures:
-        for explanation in explain(finding.report):
-            console.print(explanation)
+    for explanation in explain(diagnose(finding.report)):
+        console.print(explanation)
     console.print()
 
 

@@ -299,35 +299,50 @@ def planted(bug: Bug) -> Iterator[None]:
 
     Raises InputError when the function does not read as the bug expects: it has been edited.
     """
-    path, _, name = bug.function.rpartition(".")
-    owner = resolve(path)
-    module = inspect.getmodule(resolve(bug.function))
-    lines, text, first = _edit(bug)
+    lines, text, first = edit(bug)
     file = inspect.getsourcefile(resolve(bug.function)) or ""
     whole = linecache.getlines(file)
     edited = [*whole[: first - 1], *text.splitlines(keepends=True), *whole[first - 1 + len(lines) :]]
-    # Under a name of its own, so that the edited lines, not the file's, are quoted when it fails.
-    planted_file = file.removesuffix(".py") + " (bug planted).py"
-    linecache.cache[planted_file] = (sum(map(len, edited)), None, edited, planted_file)
     # Blank lines in front keep the line numbers; a block around it keeps a method's indentation.
     opening = "if True:\n" if text[0] == " " else "\n"
-    scope: dict[str, object] = {}
-    exec(compile("\n" * (first - 2) + opening + text, planted_file, "exec"), vars(module), scope)
+    # Under a name of its own, so that the edited lines, not the file's, are quoted when it fails.
+    planted_file = file.removesuffix(".py") + " (bug planted).py"
+    with replaced(bug.function, "\n" * (first - 2) + opening + text, planted_file, edited):
+        yield
+
+
+@contextmanager
+def replaced(function: str, text: str, file: str, lines: list[str]) -> Iterator[None]:
+    """Inside the ``with`` block what ``text`` defines under the function's name stands in for it, in its module's names.
+
+    ``lines`` are what is quoted as ``file``. Raises InputError where ``text`` defines no such function, and whatever running
+    it raises.
+    """
+    path, _, name = function.rpartition(".")
+    module = inspect.getmodule(resolve(function))
+    # A copy of the module's names: what else the text defines is seen by it alone.
+    scope = {each: value for each, value in vars(module).items() if each != name}
+    exec(compile(text, file, "exec"), scope)
+    if not callable(scope.get(name)):
+        raise InputError(f"there is no function {name} in it")
+    if inspect.isfunction(scope[name]):
+        scope[name].__qualname__ = resolve(function).__qualname__  # a method's formula is its class's
+    linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
     try:
-        with mock.patch.object(owner, name, scope[name]):
+        with mock.patch.object(resolve(path), name, scope[name]):
             yield
     finally:
-        del linecache.cache[planted_file]
+        del linecache.cache[file]
 
 
 def difference(bug: Bug) -> list[str]:
     """The lines that the bug takes out and puts in: "- …" and "+ …"."""
-    lines, text, _ = _edit(bug)
+    lines, text, _ = edit(bug)
     changes = difflib.ndiff(lines, text.splitlines(keepends=True))
     return [f"{line[0]} {line[2:].strip()}" for line in changes if line[0] in "-+"]
 
 
-def _edit(bug: Bug) -> tuple[list[str], str, int]:
+def edit(bug: Bug) -> tuple[list[str], str, int]:
     """The lines of the function, its text with the bug, and the number of its first line."""
     lines, first = inspect.getsourcelines(resolve(bug.function))
     text = "".join(lines)

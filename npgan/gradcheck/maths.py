@@ -50,8 +50,15 @@ def op_checks(rng: np.random.Generator, xp: ModuleType) -> Iterator[Check]:
         kinks: Function | None = None,
     ) -> Check:
         def prepare() -> tuple[dict[str, Array], Bind]:
+            given = {"dy": dy, **inputs}
+            before = {name: array.copy() for name, array in given.items()}
             gradients = df(dy, *inputs.values())
             parts = gradients if isinstance(gradients, tuple) else (gradients,)
+            if len(parts) != len(inputs):
+                raise ValueError(f"returned {len(parts)} gradients, not {len(inputs)}: of {' and '.join(inputs)}")
+            for name, array in given.items():
+                if not bool((array == before[name]).all()):
+                    raise ValueError(f"changed {name} in place: it must leave what it is given as it is")
             return dict(zip(inputs, parts, strict=True)), bind_function(f, inputs, dy, kinks)
 
         return Check("op", f"nn.ops.{op}", prepare, case, factors=_FACTORS)

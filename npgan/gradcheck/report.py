@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from npgan.gradcheck.check import ALL_PARAMETERS, FORMULA, ULP, Result
 from npgan.gradcheck.methods import COMPLEX
@@ -93,9 +93,8 @@ def print_report(report: Report, console: Console, verbose: bool = False) -> Non
     Tensors that pass share a line per check and method unless ``verbose``. Narrow consoles leave columns out.
     """
     console.print(results_table(report.results, console.width, verbose))
-    if report.failures:
-        for explanation in explain(report):
-            console.print(explanation)
+    for explanation in explain(diagnose(report)):
+        console.print(explanation)
     console.print(_verdict(report))
 
 
@@ -140,33 +139,53 @@ def results_table(results: Sequence[Result], width: int, verbose: bool) -> Table
     return table
 
 
-def explain(report: Report) -> Iterable[RenderableType]:
+class Diagnosis(NamedTuple):
+    """What is to be said of a function at fault; what there is nothing to say of is empty."""
+
+    op: str
+    found: str  # how much of which tensor is wrong, or the exception
+    worst: str  # both numbers at the worst place
+    hint: str
+    where: str
+    source: Source | None
+
+
+def diagnose(report: Report) -> Iterator[Diagnosis]:
+    """Of each function at fault."""
+    culprits = report.culprits if report.failures else []
+    for op in dict.fromkeys(result.op for result in culprits):
+        worst = most_telling([result for result in culprits if result.op == op])
+        case = f" ({worst.case})" if worst.case else ""
+        if worst.problem:
+            found, numbers = f"{worst.problem}{case}", ""
+        else:
+            total = worst.elements + worst.directions
+            tensor = f"{worst.tensor}, {_shape(worst.shape)}{case}"
+            found = f"{tensor}: {worst.wrong} of {total} wrong by the {worst.method}"
+            place = f" at {_index(worst)}" if worst.index else ""
+            pair = ("got", "expected") if worst.method == FORMULA else ("analytic", "numeric")
+            numbers = f"{pair[0]} {worst.analytic:.9g}, {pair[1]} {worst.numeric:.9g}{place}"
+        yield Diagnosis(op, found, numbers, worst.hint.text, worst.where, worst.source)
+
+
+def explain(diagnoses: Iterable[Diagnosis]) -> Iterator[RenderableType]:
     """For each function at fault: both numbers at the worst place, what the pattern suggests, the formula, the code."""
     from rich.panel import Panel
     from rich.text import Text
 
-    culprits = report.culprits
-    for op in dict.fromkeys(result.op for result in culprits):
-        worst = most_telling([result for result in culprits if result.op == op])
+    for each in diagnoses:
         text = Text()
-        case = f" ({worst.case})" if worst.case else ""
-        if worst.problem:
-            text.append(f"{worst.problem}{case}\n", style="bold")
-        else:
-            total = worst.elements + worst.directions
-            text.append(f"{worst.tensor}, {_shape(worst.shape)}{case}: ", style="bold")
-            text.append(f"{worst.wrong} of {total} wrong by the {worst.method}\n", style="bold")
-            place = f" at {_index(worst)}" if worst.index else ""
-            pair = ("got", "expected") if worst.method == FORMULA else ("analytic", "numeric")
-            text.append(f"worst    {pair[0]} {worst.analytic:.9g}, {pair[1]} {worst.numeric:.9g}{place}\n")
-        if worst.hint.text:
-            text.append("hint     ").append(f"{worst.hint.text}\n", style="bold yellow")
-        if worst.where:
-            text.append("where    ").append(f"{worst.where}\n", style="yellow")
-        if worst.source:
-            _quote(text, worst.source)
+        text.append(f"{each.found}\n", style="bold")
+        if each.worst:
+            text.append(f"worst    {each.worst}\n")
+        if each.hint:
+            text.append("hint     ").append(f"{each.hint}\n", style="bold yellow")
+        if each.where:
+            text.append("where    ").append(f"{each.where}\n", style="yellow")
+        if each.source:
+            _quote(text, each.source)
         text.rstrip()
-        yield Panel(text, title=Text(op, "bold red"), title_align="left", border_style="red")
+        yield Panel(text, title=Text(each.op, "bold red"), title_align="left", border_style="red")
 
 
 def most_telling(failures: Sequence[Result]) -> Result:

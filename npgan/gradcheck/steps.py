@@ -36,9 +36,9 @@ _CASES: dict[str, dict[str, Any]] = {
     "small": {},
     "target 0.9, dropout": {"label_smoothing": 0.1, "dropout_in_g_step": True},
     "target 0.9, logits": {"label_smoothing": 0.1, "loss": "bce-logits"},
-    "small, all options": ALL_OPTIONS,
+    "small, all options": {**ALL_OPTIONS, "ema": 0.25},  # below (1 + t)/(10 + t)
     "logits, R1": {"loss": "bce-logits", "r1": 3.0},
-    "relativistic, R1 and R2": PENALTIES,
+    "relativistic, R1 and R2": {**PENALTIES, "ema": 0.999},  # above
 }
 _HALF_BATCH = [
     Factor(2.0, Hint("mean-sum", "twice too large: the mean is over real and fake rows together, not over each kind")),
@@ -63,7 +63,8 @@ def state_of(config: TrainConfig, g: Sequential, d: Sequential, step: int) -> ga
     optimizer_g = Adam(g, config.lr_g, *settings)
     optimizer_d = Adam(d, config.lr_d, *settings)
     optimizer_g.step = optimizer_d.step = step
-    return gan.TrainState(g, d, optimizer_g, optimizer_d, step)
+    average = g.astype(g.parameters.dtype) if config.ema else None
+    return gan.TrainState(g, d, optimizer_g, optimizer_d, step, average)
 
 
 def _checks(
@@ -139,6 +140,11 @@ def _checks(
             compared[f"{name}'s change"] = after.parameters - before.parameters, change
             compared[f"{name}'s m"], compared[f"{name}'s v"] = (adam.m, m), (adam.v, v)
             norms.append((after.gradients**2).sum() ** 0.5)
+        compared["steps done"] = xp.asarray([state.step]), xp.asarray([_STEP + 1])
+        if state.average is not None:
+            kept = min(config.ema, (1 + _STEP) / (10 + _STEP))
+            average = kept * g.parameters + (1 - kept) * state.generator.parameters
+            compared["G's average"] = state.average.parameters, average
         p = loss.probability(d.forward(images, key_d)[0])
         expected = loss_d(d)[0], loss_g(g)[0], p[:b].mean(), p[b:].mean(), *norms
         for name, got, wanted in zip(metrics._fields, metrics, expected, strict=True):

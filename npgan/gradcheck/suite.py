@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -16,13 +16,16 @@ from npgan.gradcheck.maths import double_backward_checks, layer_checks, loss_che
 from npgan.gradcheck.networks import network_checks
 from npgan.gradcheck.steps import train_step_checks
 
+Run = Callable[[Check | FormulaCheck, np.random.Generator], list[Result]]
 LEVELS = ("op", "layer", "loss", "network", "double backward", "penalty", "Adam", "train_step", "engines")
 
 
-def run_levels(seed: int, backend: Backend, real: bool = True, fused: Choice | None = None) -> Iterator[list[Result]]:
+def run_levels(
+    seed: int, backend: Backend, real: bool = True, fused: Choice | None = None, run: Run = run_check
+) -> Iterator[list[Result]]:
     """The results of one level after the other. ``real`` adds the tutorial's own networks to the small ones.
 
-    The last level compares the ``fused`` engine too, where there is one.
+    The last level compares the ``fused`` engine too, where there is one. ``run`` runs each check.
     """
     xp = backend.xp
     for level in LEVELS:
@@ -39,4 +42,4 @@ def run_levels(seed: int, backend: Backend, real: bool = True, fused: Choice | N
             "train_step": train_step_checks(rng, xp, real),
             "engines": engine_checks(rng, xp, fused),
         }
-        yield [result for check in checks[level] for result in run_check(check, rng)]
+        yield [result for check in checks[level] for result in run(check, rng)]

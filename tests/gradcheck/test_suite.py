@@ -23,9 +23,10 @@ from npgan.gradcheck import command
 from npgan.gradcheck.check import run_check
 from npgan.gradcheck.command import gradcheck
 from npgan.gradcheck.engines import engine_checks
-from npgan.gradcheck.gallery import BUGS, Bug, difference, find_planted, planted
+from npgan.gradcheck.gallery import BUGS, Bug, difference, find_planted, planted, replaced
 from npgan.gradcheck.methods import CENTRAL, COMPLEX
 from npgan.gradcheck.report import Report, print_report
+from npgan.gradcheck.source import read_source
 from npgan.gradcheck.suite import LEVELS, run_levels
 from npgan.nn import layers, losses, network, ops
 from npgan.nn.layers import Dense
@@ -143,6 +144,51 @@ def test_an_exception_in_a_backward_is_a_failure_with_its_message() -> None:
     assert finding.report.failures[0].problem.startswith("raised ValueError")
     assert "raised ValueError" in shown(finding.report, 80)
     assert not finding.caught
+
+
+@pytest.mark.parametrize(
+    ("function", "edits", "said"),
+    [
+        ("nn.ops.dense_backward_dx", ("dy @ weight.T", "dy @ weight"), "raised ValueError in line "),
+        ("nn.ops.dense_backward_dx", ("return dy @ weight.T", "pass"), "the gradient of x is NoneType, not an array"),
+        ("nn.ops.dense_backward_dx", ("weight.T", "weight.T + 0j"), "the gradient of x is complex128, not an array"),
+        ("nn.ops.dense_backward_params", ("x.T @ dy, dy", "dy"), "returned 1 gradients, not 2: of weight and bias"),
+        ("nn.ops.leaky_relu_backward", ("return ", "dy *= 2.0\n    return "), "changed dy in place"),
+        ("nn.ops.leaky_relu_backward", ("return ", "x += 1e-9\n    return "), "changed x in place"),
+    ],
+)
+def test_what_is_no_gradient_is_told(function: str, edits: tuple[str, str], said: str) -> None:
+    (finding,) = find_planted(0, NUMPY, [Bug("no gradient", function, (edits,))])
+    assert finding.named == [function] and said in finding.report.failures[0].problem
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "tensor"),
+    [
+        ("state.step += 1", "pass", "steps done"),
+        ("average += ", "_ = ", "G's average"),
+        ("kept_of_average(config.ema, state.step)", "config.ema", "G's average"),
+        ("kept_of_average(config.ema, state.step)", "kept_of_average(1.0, state.step)", "G's average"),
+    ],
+)
+def test_what_a_step_does_besides_gradients_is_checked(old: str, new: str, tensor: str) -> None:
+    (finding,) = find_planted(0, NUMPY, [Bug("besides", "gan.train_step", ((old, new),))])
+    assert {(result.op, result.tensor) for result in finding.report.culprits} == {("gan.train_step", tensor)}
+
+
+def test_what_stands_in_for_a_function_may_define_more() -> None:
+    text = "def tanh_forward(x):\n    return 2.0 * x\n\ntanh_backward = lambda dy, y: dy * tanh_forward(y)\n"
+    before = ops.tanh_forward, ops.tanh_backward
+    with replaced("nn.ops.tanh_backward", text, "typed", text.splitlines(keepends=True)):
+        assert ops.tanh_backward(3.0, 2.0) == 12.0 and ops.tanh_forward is before[0]
+        source = read_source(ops.tanh_backward)
+        assert source is not None and (source.file, source.line) == ("typed", 4)
+    assert (ops.tanh_forward, ops.tanh_backward) == before
+    with (
+        pytest.raises(InputError, match="no function tanh_backward"),
+        replaced("nn.ops.tanh_backward", "", "typed", []),
+    ):
+        pass
 
 
 def test_the_first_operation_to_make_a_nan_is_named() -> None:

@@ -40,6 +40,7 @@ SUITES = {  # what is tested for a mutant of a part of npgan, after the tests th
     "evaluation": ("tests/evaluation",),
     "inspector": ("tests/inspector",),
     "gradcheck": ("tests/gradcheck", "tests/inspector"),
+    "puzzles": ("tests/puzzles",),
 }  # fmt: skip
 LEFT_OUT = "not chromium and not killed_runs and not second_signal"  # slow, or not sure on a busy machine
 
