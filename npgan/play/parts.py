@@ -11,8 +11,4 @@ from npgan.play.lab import Lab
 from npgan.play.puzzles import Puzzles
 
 # By name, in the order of the tabs. Made of the page's ``send`` and the run that the command was given.
-<<<<<<< HEAD
-PARTS: dict[str, Callable[[Send, Path | None], Part]] = {"lab": Lab, "digits": Digits}
-=======
-PARTS: dict[str, Callable[[Send, Path | None], Part]] = {"lab": Lab, "puzzles": Puzzles}
->>>>>>> 28586a9325723f8211eea6f3f9c260b27f4373b2
+PARTS: dict[str, Callable[[Send, Path | None], Part]] = {"lab": Lab, "digits": Digits, "puzzles": Puzzles}
