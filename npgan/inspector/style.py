@@ -33,7 +33,7 @@ summary .n { color: var(--soft); min-width: 1.6rem; text-align: right; font-vari
 summary b { min-width: 11rem; } summary .math { flex: 1 1 14rem; font-size: .98rem; }
 .mark { margin-left: auto; } .good { color: var(--good); } .bad { color: var(--bad); font-weight: bold; }
 .inside { padding: 0 .9rem .9rem; border-top: 1px solid var(--line); }
-.math { font-family: "STIX Two Math", "Latin Modern Math", "Cambria Math", "Noto Serif", "DejaVu Serif", Georgia,
+.math { font-family: "STIX Two Math", "Cambria Math", "Noto Serif", "DejaVu Serif", Georgia,
   serif; }
 .formula { font-size: 1.2rem; margin: .8rem 0 .4rem; } .math i { padding-right: .03em; } sub { line-height: 0;
   font-size: .72em; }
