@@ -74,17 +74,26 @@ class Trainer:
             speed = float(message["value"])
             self.speed = speed if speed > 0 else math.inf
         elif wanted == "start":
-            self._start(message)
+            self._settings(lambda: self._start(message))
         elif self.learner is None:
             raise ValueError("nothing was started yet")
         else:
             self._do(self.learner, message)
 
+    def _settings(self, take: Callable[[], None]) -> None:
+        """Settings that are refused leave all as it was, playing too; the page says why until others are taken."""
+        refused = ""
+        try:
+            take()
+        except InputError as error:
+            refused = str(error)
+        self.send({"refused": refused})
+
     def _start(self, message: Message) -> None:
-        self.playing = None
         lab, config = read(message.get("settings"))
         drawn = _drawn(message.get("drawn")) if lab.data == "drawn" else None
         self.learner = Learner(lab, config, drawn)
+        self.playing = None
         self.learner.averaged = self.averaged
         self.news.clear()
         self._show()
@@ -92,7 +101,7 @@ class Trainer:
     def _do(self, learner: Learner, message: Message) -> None:
         wanted = message["do"]
         if wanted == "rates":
-            learner.rates = read_rates(message)
+            self._settings(lambda: setattr(learner, "rates", read_rates(message)))
             return
         if wanted == "play":
             self.playing, self.step_due = _kind(message), time.monotonic()

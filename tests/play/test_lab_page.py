@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import Served, children
+from serving import Served, children, serve
 
 from npgan.gan import StepMetrics, train_step
 from npgan.inspector import inspect_step
@@ -166,15 +166,42 @@ def test_rates_change_while_it_learns(open_page: Open, served: Served) -> None:
     assert page.locator("#lab-preset").input_value() == "own"
 
 
-def test_what_cannot_be_set_is_told_and_changes_nothing(open_page: Open, served: Served) -> None:
+def test_what_cannot_be_set_is_told_until_it_is_put_right(open_page: Open, served: Served) -> None:
     page = _lab(open_page, served)
     _step(page, "step", 1)
     _set(page, "hidden_g", "<img src=x onerror=alert(1)>")
-    page.wait_for_selector("#lab-error:visible")
-    assert "<img src=x" in page.inner_text("#lab-error")
-    assert page.locator("#lab-error img").count() == 0
+    page.wait_for_selector("#lab-refused:visible")
+    assert "<img src=x" in page.inner_text("#lab-refused")
+    assert page.locator("#lab-refused img").count() == 0
     _step(page, "step", 2)  # with what it had
-    assert page.locator("#lab-error").is_hidden()
+    assert page.locator("#lab-refused").is_visible()
+    _set(page, "hidden_g", "64, 64, 64")
+    page.wait_for_selector("#lab-refused", state="hidden")
+    for text, state in (("-1", "visible"), ("0.0005", "hidden")):
+        _set(page, "lr_g", text)
+        page.wait_for_selector("#lab-refused", state=state)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_set_stops_nothing(open_page: Open, served: Served) -> None:
+    page = _lab(open_page, served)
+    page.click("#lab-play")
+    for name in ("lr_g", "batch_size"):
+        _set(page, name, "-1")
+        page.wait_for_selector("#lab-refused:visible")
+        step = page.inner_text("#lab-now-step")
+        page.wait_for_function("old => document.getElementById('lab-now-step').textContent !== old", arg=step)
+        assert page.inner_text("#lab-play") == "Pause"
+        _set(page, name, {"lr_g": "0.0005", "batch_size": "128"}[name])
+        page.wait_for_selector("#lab-refused", state="hidden")
+
+
+def test_a_stopped_server_leaves_nothing_to_press(open_page: Open) -> None:
+    server = serve("--no-browser")
+    page = _lab(open_page, server)
+    page.click("#lab-play")
+    server.stop()
+    page.wait_for_selector("#panels[inert]", state="attached")
+    assert "has stopped" in page.inner_text("#connection")
 
 
 def test_a_run_that_diverges_is_told_and_can_go_back(open_page: Open, served: Served) -> None:

@@ -75,6 +75,7 @@ export function start(panel, send) {
   const qualities = element("canvas", { class: "chart", id: "lab-qualities", role: "img" });
   const said = element("p", { id: "lab-said", role: "status", class: "unseen" });
   const wrong = element("p", { id: "lab-error", role: "alert", class: "bad", hidden: true });
+  const refused = element("p", { id: "lab-refused", role: "alert", class: "bad", hidden: true }); // until settings are taken
 
   // ---- settings: made of what config.py says of each
   const preset = element("select", { id: "lab-preset", onchange: takePreset });
@@ -95,7 +96,7 @@ export function start(panel, send) {
         scale, drawBar,
         element("div", { class: "bar", role: "group", "aria-label": "Steps" }, back, play, stepD, stepG, step, speed),
         element("div", { class: "bar", role: "group", "aria-label": "Slow motion" }, slow, slowWhich),
-        said, wrong),
+        said, wrong, refused),
       element("div", { class: "right" },
         walk.panel, numbers,
         element("figure", { class: "card" }, element("figcaption", {}, "Losses"), losses),
@@ -184,6 +185,10 @@ export function start(panel, send) {
       take(message.frame);
     } else if (message.slow) {
       walk.open(message.slow);
+    } else if (message.refused !== undefined) {
+      refused.textContent = message.refused;
+      refused.hidden = !message.refused;
+      if (message.refused) resume = false;
     } else if (message.error) {
       wrong.textContent = message.error;
       wrong.hidden = false;

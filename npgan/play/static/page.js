@@ -16,6 +16,7 @@ socket.addEventListener("message", ({ data }) => {
 socket.addEventListener("close", () => {
   connection.textContent = "npgan play has stopped: start it again and open the new address.";
   connection.hidden = false;
+  panels.inert = true;
 });
 
 async function list(names) {
@@ -50,7 +51,9 @@ function open(name) {
     panel.hidden = each !== name;
   }
   const opened = parts.get(name);
-  opened.part ??= opened.module.start(opened.panel, (message) => socket.send(JSON.stringify({ part: name, ...message })));
+  opened.part ??= opened.module.start(opened.panel, (message) => {
+    if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ part: name, ...message }));
+  });
   opened.part.shown?.();
   history.replaceState(null, "", `#${name}`);
 }
