@@ -140,8 +140,9 @@ def test_settings_that_cannot_be_meant_are_told(served: Served) -> None:
         cases.append(({"settings": {"data": "drawn"}, "drawn": points}, "draw"))
     messages = [{"do": "start", **message} for message, _ in cases]
     _, *answers = asyncio.run(_talk(served, *messages, {"do": "step"}))
-    for (_, word), answer in zip([*cases, ({}, "nothing was started yet")], answers, strict=True):
-        assert word in answer["error"], answer
+    assert answers.pop() == {"part": "lab", "error": "nothing was started yet"}
+    for (_, word), answer in zip(cases, answers, strict=True):
+        assert word in answer["refused"], answer
 
 
 def test_pages_have_learners_of_their_own_and_closed_ones_leave_nothing(served: Served) -> None:
