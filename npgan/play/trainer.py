@@ -37,6 +37,7 @@ class Trainer:
         self.inbox, self.send = inbox, send
         self.learner: Learner | None = None
         self.averaged = False
+        self.refused = ""  # why the last settings were
         self.playing: Which | None = None
         self.speed = math.inf  # steps a second
         self.on_the_way = 0
@@ -87,7 +88,9 @@ class Trainer:
             take()
         except InputError as error:
             refused = str(error)
-        self.send({"refused": refused})
+        if refused or self.refused:
+            self.send({"refused": refused})
+        self.refused = refused
 
     def _start(self, message: Message) -> None:
         lab, config = read(message.get("settings"))
