@@ -43,10 +43,12 @@ def _matmuls(variant: str, batch: int, threads: int) -> Candidate:
         from npgan.engines.cpu.gemm import Gemm
         from npgan.engines.cpu.kernels import CpuKernels
 
-        gemm = Gemm(variant == "own")
-        multiply, empty = gemm, CpuKernels(gemm).empty
-        if gemm.own and choice.sums != "npgan":
-            raise Missing("BLAS multiplies here, as there is no AVX-512 or no OpenMP")
+        from npgan.engines.cpu.pool import Pool
+
+        gemm = Gemm(Pool(threads))
+        empty = CpuKernels(gemm).empty
+        if variant == "own":
+            multiply = gemm
     work = matmuls(batch, empty)
 
     def run() -> None:

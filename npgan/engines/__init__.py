@@ -104,18 +104,15 @@ def _cpu(compute: Compute, report: Report) -> Choice:
         with _notice(report):
             _compile_elsewhere()
             from npgan.engines.base import FusedEngine
-            from npgan.engines.cpu import cache, gemm, jit
+            from npgan.engines.cpu import cache, gemm
             from npgan.engines.cpu.kernels import CpuKernels
+            from npgan.engines.cpu.pool import Pool
     except Exception as error:  # of numba and LLVM, without a common base class
         raise InputError(f"numba cannot compile the fused kernels: {first_line(error)}") from None
-    # BLAS's threads and the kernels' own would keep the cores from each other, so only one of the two has more than one
-    own = gemm.suitable() and not compute.blas.asked
-    alone = jit.use_threads(compute.blas.threads if own else 1)
-    multiply = gemm.Gemm(own and not alone)
+    multiply = gemm.Gemm(Pool(compute.blas.threads))
     asked = "asked for by --kernels fused, " if compute.kernels == "fused" else ""
-    why = [f"{asked}numba {numba.__version__}", *cache.problems, *([f"on one thread: {alone}"] if alone else [])]
-    said, sums = (multiply.describe(), "npgan") if multiply.own else (compute.blas.describe(), compute.blas.sums())
-    return Choice("fused", "; ".join(why), said, sums, lambda *run: FusedEngine(CpuKernels(multiply), *run))
+    why = [f"{asked}numba {numba.__version__}", *cache.problems]
+    return Choice("fused", "; ".join(why), multiply.describe(), "npgan", lambda *run: FusedEngine(CpuKernels(multiply), *run))
 
 
 def _cuda(compute: Compute, backend: Backend, report: Report, config: TrainConfig | None) -> Choice:

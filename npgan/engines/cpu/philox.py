@@ -1,20 +1,24 @@
-"""Random numbers inside compiled loops: ``npgan.nn.philox``'s Philox for ``cpu``, and normal numbers from it."""
+"""Functions for compiled loops that vectorize: Philox as in ``npgan.nn.philox``, normal numbers from it, and tanh."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numba import prange
 
-from npgan.engines.cpu.jit import compiled, shared
+from npgan.engines.cpu.jit import compiled
+from npgan.engines.cpu.pool import Pool, shared
 from npgan.nn.philox import Stream
 
-_ONE = np.float32(1)
+_PIECE = 2048  # numbers that a thread draws at a time
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _LN_2, _TWO_PI = np.float32(math.log(2.0)), np.float32(2.0 * math.pi)
 _THIRD, _FIFTH, _SEVENTH, _NINTH = (np.float32(1.0 / odd) for odd in (3, 5, 7, 9))
 _COS = tuple(np.float32((-1.0) ** k / math.factorial(2 * k)) for k in (1, 2, 3, 4))
 _SIN = tuple(np.float32((-1.0) ** k / math.factorial(2 * k + 1)) for k in (1, 2, 3, 4))
+_MOST = np.float32(9.02)  # tanh is ±1 beyond
+_LOG2_E = np.float32(1.0 / math.log(2.0))
+_EXP = tuple(np.float32(1.0 / math.factorial(k)) for k in range(2, 8))
 
 
 @compiled("UniTuple(uint64, 4)(uint64, uint64, uint64, uint64, uint64, uint64)", inline="always")
@@ -62,17 +66,29 @@ def _box_muller(word_1, word_2):  # type: ignore[no-untyped-def]
     )
 
 
-def normal(seed: int, stream: Stream, step: int, site: int, shape: tuple[int, ...]) -> np.ndarray:
+@compiled("float32(float32)", inline="always")
+def tanh(x):  # type: ignore[no-untyped-def]
+    """u/(u + 2) with u = e²ˣ − 1; a series, as a call of the C library's would keep the loop from being vectorized."""
+    twice = np.float32(2) * (_MOST if x > _MOST else -_MOST if x < -_MOST else x)
+    n = np.int32(np.floor(twice * _LOG2_E + _HALF) if x == x else _ZERO)  # e²ˣ = 2ⁿ·eᶠ with |f| ≤ ½·ln 2
+    f = twice - np.float32(n) * _LN_2
+    q = f * (_ONE + f * (_EXP[0] + f * (_EXP[1] + f * (_EXP[2] + f * (_EXP[3] + f * (_EXP[4] + f * _EXP[5]))))))
+    power = np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
+    u = power * q + (power - _ONE)
+    return u / (u + np.float32(2))
+
+
+def normal(pool: Pool, seed: int, stream: Stream, step: int, site: int, shape: tuple[int, ...]) -> np.ndarray:
     """``nn.philox.normal`` in float32."""
     count = math.prod(shape)
     values = np.empty(-(-count // 4) * 4, dtype=np.float32)
-    _normal(values, *counter(stream, step, site, seed))
+    _normal(pool.control, -(-values.size // _PIECE), values, *counter(stream, step, site, seed))
     return values[:count].reshape(shape)
 
 
 @shared("void(float32[::1], uint64, uint64, uint64, uint64, uint64)")
-def _normal(values, stream, step, site, k0, k1):  # type: ignore[no-untyped-def]
-    for block in prange(values.size // 4):
+def _normal(piece, thread, values, stream, step, site, k0, k1):  # type: ignore[no-untyped-def]
+    for block in range(piece * _PIECE // 4, min((piece + 1) * _PIECE, values.size) // 4):
         w0, w1, w2, w3 = philox(np.uint64(block), step, site, stream, k0, k1)
         values[4 * block], values[4 * block + 1] = _box_muller(w0, w1)
         values[4 * block + 2], values[4 * block + 3] = _box_muller(w2, w3)
