@@ -24,6 +24,7 @@ problems: list[str] = []  # what was wrong with the cache in this process, a lin
 must_save = "NPGAN_FILLS_CACHE" in os.environ  # a process that is there for nothing else ends where it cannot
 
 _DIGEST = hashlib.sha256().digest_size
+_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
 
 def use(dispatcher: Any) -> None:
@@ -75,10 +76,10 @@ class KernelCache(FunctionCache):
 
     def _place(self, signature: Any, codegen: Any) -> tuple[Path, bytes]:
         """The file, and the digest of the source that its code must come from."""
-        _, machine, function = self._index_key(signature, codegen)
-        versions = repr((numba.__version__, llvmlite.__version__, machine)).encode()
+        versions = repr((numba.__version__, llvmlite.__version__, codegen.magic_tuple())).encode()
         name = f"{self._impl.filename_base}.{hashlib.sha256(versions).hexdigest()[:12]}.nbc"
-        source = repr((str(signature), function, self._impl.locator.get_source_stamp())).encode()
+        # what a closure calls is not in its own code, so every file here counts, and the function's own
+        source = repr((str(signature), _SOURCES, self._impl.locator.get_source_stamp())).encode()
         return Path(self.cache_path) / name, hashlib.sha256(source).digest()
 
 

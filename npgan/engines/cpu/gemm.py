@@ -27,7 +27,7 @@ import numpy as np
 from npgan.engines.cpu.epilogues import NOTHING, activation, adam, row_of, slopes
 from npgan.engines.cpu.jit import compiled, inlined
 from npgan.engines.cpu.pool import Pool, shared
-from npgan.engines.cpu.vectors import COLUMNS, LANES, ROWS, address, copy_rows, tile, transpose
+from npgan.engines.cpu.vectors import COLUMNS, LANES, ROWS, address, copy_rows, prefetch, tile, transpose
 from npgan.engines.schedule import Parameters
 from npgan.nn.layers import Dense
 
@@ -44,6 +44,8 @@ def _cache(level: str, default: int) -> int:
 
 
 _MOST_ROWS = 48
+AHEAD = int(os.environ.get('AH','1'))
+_AHEAD = 6  # columns that ``_pack`` asks for in advance
 _L1, _L2 = _cache("1_DCACHE", 32 << 10), _cache("2_CACHE", 512 << 10)
 _DEPTH = max(128, _L1 * 2 // 3 // (COLUMNS * _BYTES) // 128 * 128)
 
@@ -82,11 +84,18 @@ def _edge(a, ar, ak, b, bk, c, cr, rows, columns, depth, add):  # type: ignore[n
         r += ROWS if height == ROWS and columns < COLUMNS else 4 if height >= 4 else 2 if height >= 2 else 1
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
-def _tiles(a, ar, ak, ap, b, bk, bt, c, cr, rows, columns, depth, add):  # type: ignore[no-untyped-def]
+@compiled(f"void({', '.join(['int64'] * 13)}, UniTuple(int64, 5))")
+def _tiles(a, ar, ak, ap, b, bk, bt, c, cr, rows, columns, depth, add, ahead):  # type: ignore[no-untyped-def]
     """A piece of C: for every COLUMNS of it, all its rows. Panels of A are ``ap`` apart, of B ``bt``."""
+    p, m, v, lines, apart = ahead
+    tiles, done = -(-columns // COLUMNS) * -(-rows // ROWS), 0
     for j in range(0, columns, COLUMNS):
         for first in range(0, rows, ROWS):
+            for line in range(lines * done // tiles, lines * (done + 1) // tiles):
+                prefetch(p + line * apart)
+                prefetch(m + line * apart)
+                prefetch(v + line * apart)
+            done += 1
             a_, c_ = a + first // ROWS * ap * _BYTES, c + (first * cr + j) * _BYTES
             if rows - first >= ROWS and columns - j >= COLUMNS:
                 _whole(a_, ar, ak, b, bk, c_, cr, depth, 0, add)
@@ -102,6 +111,8 @@ def _pack(a, first, last, start, end, panels):  # type: ignore[no-untyped-def]
     whole = (last - first) // ROWS
     for k in range(end - start):
         source = address(a, first + (start + k) * column)
+        for line in range(0, (last - first) * _BYTES, 64):  # the next column may be pages away
+            prefetch(source + _AHEAD * column * _BYTES + line)
         for panel in range(whole):
             to = address(panels, (panel * (end - start) + k) * ROWS)
             copy_rows(to, source + panel * ROWS * _BYTES)
@@ -110,7 +121,7 @@ def _pack(a, first, last, start, end, panels):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _product(piece, a, b, bk, bt, c, step, packed):  # type: ignore[no-untyped-def]
+def _product(piece, a, b, bk, bt, c, step, packed, ahead):  # type: ignore[no-untyped-def]
     """One piece of C = A·B, ``step`` rows; which they are."""
     first, last = piece * step, min((piece + 1) * step, c.shape[0])
     depth, cr = a.shape[1], c.strides[0] // _BYTES
@@ -124,7 +135,7 @@ def _product(piece, a, b, bk, bt, c, step, packed):  # type: ignore[no-untyped-d
             _pack(a, first, last, k, end, packed)
             a_, ar, ak, ap = address(packed, 0), 1, ROWS, (end - k) * ROWS
         size = last - first, c.shape[1], end - k
-        _tiles(a_, ar, ak, ap, address(b, k * bk), bk, bt, address(c, first * cr), cr, *size, part)
+        _tiles(a_, ar, ak, ap, address(b, k * bk), bk, bt, address(c, first * cr), cr, *size, part, ahead)
     return first, last
 
 
@@ -135,13 +146,13 @@ _FACTORS = "float32[:, :], float32[:, :], int64, int64, float32[:, :], int64, fl
 
 @shared(f"void({_FACTORS}, int64, float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 5))")
 def _forward(piece, thread, a, b, bk, bt, c, step, scratch, kind, bias, slope, dydz, scale, threshold, counter):  # type: ignore[no-untyped-def]
-    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread])
+    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread], (0, 0, 0, 0, 0))
     activation(kind, c, *rows, bias, slope, dydz, scale, threshold, counter)
 
 
 @shared(f"void({_FACTORS}, int64, float32[:, :], float32)")
 def _backward(piece, thread, a, b, bk, bt, c, step, scratch, kind, y, slope):  # type: ignore[no-untyped-def]
-    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread])
+    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread], (0, 0, 0, 0, 0))
     slopes(kind, c, *rows, y, slope)
 
 
@@ -183,7 +194,11 @@ def _gradient(piece, thread, a, b, bk, bt, c, step, scratch, param, grad, m, v, 
     width = c.shape[1]
     first, last = c.shape[0], c.shape[0] + 1
     if piece * step < c.shape[0]:
-        first, last = _product(piece, a, b, bk, bt, c, step, scratch[thread])
+        start, lines = piece * step * width, min(step, c.shape[0] - piece * step) * width // 16
+        if param.size == 0 or not AHEAD:
+            start = lines = 0
+        ahead = address(param, start), address(m, start), address(v, start), lines, 64
+        first, last = _product(piece, a, b, bk, bt, c, step, scratch[thread], ahead)
     if param.size:
         squares[piece] = adam(first * width, last * width, param, grad, m, v, settings, average)
 

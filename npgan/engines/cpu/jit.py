@@ -35,4 +35,4 @@ def compiled(signature: Any, inline: Literal["never", "always"] = "never") -> Ca
 
 def inlined(function: Any) -> Any:
     """For a part of compiled functions: compiled with each that calls it."""
-    return _njit(**OPTIONS)(function)
+    return _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)

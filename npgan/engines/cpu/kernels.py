@@ -11,16 +11,15 @@ the threads.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 from numba import types
 
+from npgan.data.batches import scale_pixels
 from npgan.engines.cpu.epilogues import DROPOUT, LEAKY_RELU, TANH, TIMES, row_of, slopes
 from npgan.engines.cpu.gemm import Gemm
 from npgan.engines.cpu.jit import compiled
 from npgan.engines.cpu.philox import counter, normal
-from npgan.engines.cpu.pool import Pool, shared
+from npgan.engines.cpu.pool import shared
 from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass, Penalty
 from npgan.gan import LATENT_D, LATENT_G, kept_of_average, loss_of
 from npgan.nn.layers import Dense
@@ -29,6 +28,7 @@ from npgan.nn.ops import BCE_EPSILON
 from npgan.nn.philox import Stream
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_SCALED = scale_pixels(np.arange(256, dtype=np.uint8))
 _PIXELS_OF_A_PIECE = 64  # of each image: on one cache line or two
 _ROWS_OF_A_PIECE = 64
 
@@ -56,8 +56,8 @@ class CpuKernels(InOrder):
     def inputs(self, step: FusedStep, real: np.ndarray, noise_d: np.ndarray, noise_g: np.ndarray) -> None:
         resident, config, done = step.resident, step.config, int(step.resident.step[0])
         start = done % len(resident.metrics) * config.batch_size
-        pieces = -(-real.shape[1] // _PIXELS_OF_A_PIECE)
-        _scaled_images(self.pool.control, pieces, resident.pixels, resident.order[start : start + len(real)], real.T)
+        pieces, order = -(-real.shape[1] // _PIXELS_OF_A_PIECE), resident.order[start : start + len(real)]
+        _scaled_images(self.pool.control, pieces, resident.pixels, order, _SCALED, real.T)
         for site, latent in ((LATENT_D, noise_d), (LATENT_G, noise_g)):
             latent[...] = normal(self.pool, config.seed, Stream.LATENT, done, site, latent.shape)
 
@@ -231,9 +231,9 @@ def _combine(piece, thread, c, x, u):  # type: ignore[no-untyped-def]
 _PIXELS = types.Array(types.uint8, 2, "C", readonly=True)  # MNIST's may be a view of a file that was read
 
 
-@shared(types.void(_PIXELS, types.uint32[::1], types.float32[:, :]))
-def _scaled_images(piece, thread, pixels, order, y):  # type: ignore[no-untyped-def]
-    for o in range(piece * _PIXELS_OF_A_PIECE, min((piece + 1) * _PIXELS_OF_A_PIECE, y.shape[0])):
-        row = row_of(y[o])
-        for n in range(row.size):
-            row[n] = np.float32(pixels[order[n], o]) / np.float32(127.5) - _ONE
+@shared(types.void(_PIXELS, types.uint32[::1], types.float32[::1], types.float32[:, :]))
+def _scaled_images(piece, thread, pixels, order, scaled, y):  # type: ignore[no-untyped-def]
+    for n in range(y.shape[1]):
+        image = pixels[order[n]]
+        for o in range(piece * _PIXELS_OF_A_PIECE, min((piece + 1) * _PIXELS_OF_A_PIECE, y.shape[0])):
+            y[o, n] = scaled[image[o]]

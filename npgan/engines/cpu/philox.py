@@ -88,10 +88,11 @@ def normal(pool: Pool, seed: int, stream: Stream, step: int, site: int, shape: t
 
 @shared("void(float32[::1], uint64, uint64, uint64, uint64, uint64)")
 def _normal(piece, thread, values, stream, step, site, k0, k1):  # type: ignore[no-untyped-def]
-    for block in range(piece * _PIECE // 4, min((piece + 1) * _PIECE, values.size) // 4):
-        w0, w1, w2, w3 = philox(np.uint64(block), step, site, stream, k0, k1)
-        values[4 * block], values[4 * block + 1] = _box_muller(w0, w1)
-        values[4 * block + 2], values[4 * block + 3] = _box_muller(w2, w3)
+    part = values[piece * _PIECE : (piece + 1) * _PIECE]
+    for block in range(part.size // 4):
+        w0, w1, w2, w3 = philox(np.uint64(piece * _PIECE // 4 + block), step, site, stream, k0, k1)
+        part[4 * block], part[4 * block + 1] = _box_muller(w0, w1)
+        part[4 * block + 2], part[4 * block + 3] = _box_muller(w2, w3)
 
 
 def counter(stream: Stream, step: int, site: int, seed: int) -> tuple[int, int, int, int, int]:

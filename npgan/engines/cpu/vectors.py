@@ -105,7 +105,7 @@ def tile(rows: int, masked: bool = False) -> Any:
                     for factor, total in zip(factors, sums[r * vectors :], strict=False):
                         builder.store(builder.call(fma, [factor, repeated, builder.load(total)]), total)
 
-            _unrolled(builder, depth, turn)
+            _loop(builder, depth, turn, 1 if masked or rows < ROWS else _UNROLLED)
             for total, place in zip(sums, places, strict=True):
                 store(builder.load(total), place)
             return context.get_dummy_value()
@@ -115,13 +115,14 @@ def tile(rows: int, masked: bool = False) -> Any:
     return inner
 
 
-def _unrolled(builder: Any, count: Any, turn: Callable[[Any], None]) -> None:
-    whole = builder.sub(count, builder.srem(count, _INT(_UNROLLED)))
-    with cgutils.for_range_slice(builder, _INT(0), whole, _INT(_UNROLLED), _INT) as (k, _):
-        for more in range(_UNROLLED):
+def _loop(builder: Any, count: Any, turn: Callable[[Any], None], unrolled: int) -> None:
+    whole = builder.sub(count, builder.srem(count, _INT(unrolled)))
+    with cgutils.for_range_slice(builder, _INT(0), whole, _INT(unrolled), _INT) as (k, _):
+        for more in range(unrolled):
             turn(builder.add(k, _INT(more)))
-    with cgutils.for_range_slice(builder, whole, count, _INT(1), _INT) as (k, _):
-        turn(k)
+    if unrolled > 1:
+        with cgutils.for_range_slice(builder, whole, count, _INT(1), _INT) as (k, _):
+            turn(k)
 
 
 def _access(builder: Any, mask: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
@@ -139,6 +140,19 @@ def _access(builder: Any, mask: Any) -> tuple[Callable[[Any], Any], Callable[[An
         lambda place: builder.call(load, [place, align, mask, zero]),
         lambda vector, place: builder.call(store, [vector, place, align, mask]),
     )
+
+
+@_intrinsic
+def prefetch(typing_context, start):  # type: ignore[no-untyped-def]
+    """Asks for the cache line of the address, without waiting for it."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        place = _at(builder, arguments[0], _INT(0), ir.IntType(8))
+        ask = _function(builder, ir.VoidType(), [place.type, _INT32, _INT32, _INT32], "llvm.prefetch.p0")
+        builder.call(ask, [place, _INT32(0), _INT32(3), _INT32(1)])
+        return context.get_dummy_value()
+
+    return types.void(_N), generate
 
 
 @_intrinsic
