@@ -94,3 +94,24 @@ def slopes(kind, dz, first, last, y, slope):  # type: ignore[no-untyped-def]
             for n in range(row.size):
                 row[n] *= y_row[n]
 
+
+@inlined
+def adam(start, stop, param, grad, m, v, settings, average):  # type: ignore[no-untyped-def]
+    """Adam on the elements from ``start`` to ``stop``; the sum of their gradients' squares.
+
+    ``average``: of the parameters, moved by ``rest`` towards them while a block of them is in cache; or empty.
+    """
+    beta1, rest1, beta2, rest2, epsilon, rate, unbias, rest = settings
+    p_, g_, m_, v_ = param[start:stop], grad[start:stop], m[start:stop], v[start:stop]
+    total = _ZERO
+    for i in range(p_.size):
+        g = g_[i]
+        m_[i] = m_[i] * beta1 + g * rest1
+        v_[i] = v_[i] * beta2 + g * g * rest2
+        p_[i] -= m_[i] * rate / (np.sqrt(v_[i] * unbias) + epsilon)
+        total += g * g
+    if average.size:
+        a_ = average[start:stop]
+        for i in range(p_.size):
+            a_[i] += rest * (p_[i] - a_[i])
+    return total

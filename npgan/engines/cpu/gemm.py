@@ -24,15 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from npgan.engines.cpu.epilogues import NOTHING, activation, row_of, slopes
+from npgan.engines.cpu.epilogues import NOTHING, activation, adam, row_of, slopes
 from npgan.engines.cpu.jit import compiled, inlined
 from npgan.engines.cpu.pool import Pool, shared
-from npgan.engines.cpu.vectors import COLUMNS, LANES, ROWS, adam, address, copy_rows, prefetch, tile, transpose
+from npgan.engines.cpu.vectors import COLUMNS, LANES, ROWS, address, copy_rows, prefetch, tile, transpose
 from npgan.engines.schedule import Parameters
 from npgan.nn.layers import Dense
 
 _BYTES = 4  # of a number
-_NO_STATE = (0, 0, 0, 0, 0, 0)
 _STEP = 24  # rows of a piece are a multiple of it: whole panels, and whole Philox blocks of 8
 
 
@@ -52,7 +51,6 @@ _DEPTH = max(128, _L1 * 2 // 3 // (COLUMNS * _BYTES) // 128 * 128)
 
 # --- tiles -----------------------------------------------------------------------------------------------------------
 
-_whole_with_adam = tile(ROWS, with_adam=True)
 _whole, _four, _two, _one = (tile(rows) for rows in (ROWS, 4, 2, 1))
 _whole_edge, _four_edge, _two_edge, _one_edge = (tile(rows, masked=True) for rows in (ROWS, 4, 2, 1))
 
@@ -65,9 +63,7 @@ def _edge(a, ar, ak, b, bk, c, cr, rows, columns, depth, add):  # type: ignore[n
         height = rows - r
         a_, c_ = a + r * ar * _BYTES, c + r * cr * _BYTES
         if columns == COLUMNS:
-            if height == ROWS:
-                _whole(a_, ar, ak, b, bk, c_, cr, depth, 0, add)
-            elif height >= 4:
+            if height >= 4:
                 _four(a_, ar, ak, b, bk, c_, cr, depth, 0, add)
             elif height >= 2:
                 _two(a_, ar, ak, b, bk, c_, cr, depth, 0, add)
@@ -84,7 +80,7 @@ def _edge(a, ar, ak, b, bk, c, cr, rows, columns, depth, add):  # type: ignore[n
                     _two_edge(a_, ar, ak, b_, bk, cj, cr, depth, left, add)
                 else:
                     _one_edge(a_, ar, ak, b_, bk, cj, cr, depth, left, add)
-        r += ROWS if height == ROWS else 4 if height >= 4 else 2 if height >= 2 else 1
+        r += ROWS if height == ROWS and columns < COLUMNS else 4 if height >= 4 else 2 if height >= 2 else 1
 
 
 @compiled(f"void({', '.join(['int64'] * 13)})")
@@ -97,35 +93,6 @@ def _tiles(a, ar, ak, ap, b, bk, bt, c, cr, rows, columns, depth, add):  # type:
                 _whole(a_, ar, ak, b, bk, c_, cr, depth, 0, add)
             else:
                 _edge(a_, ar, ak, b, bk, c_, cr, min(ROWS, rows - first), min(COLUMNS, columns - j), depth, add)
-        b += bt * _BYTES
-
-
-@inlined
-def _adam_rows(j, first, last, width, state):  # type: ignore[no-untyped-def]
-    """Adam on COLUMNS numbers of each of these rows, from the ``j``-th on."""
-    grad, p, m, v, settings, squares = state
-    for r in range(first, last):
-        at = (r * width + j) * _BYTES
-        adam(min(COLUMNS, width - j), grad + at, p + at, m + at, v + at, settings, squares)
-
-
-@compiled(f"void({', '.join(['int64'] * 13)}, UniTuple(int64, 6))")
-def _tiles_with_adam(a, ar, ak, ap, b, bk, bt, c, cr, rows, columns, depth, add, state):  # type: ignore[no-untyped-def]
-    """``_tiles``, and Adam on every tile while the one on its right is multiplied."""
-    grad, p, m, v, settings, squares = state
-    for j in range(0, columns + COLUMNS, COLUMNS):
-        for first in range(0, rows, ROWS):
-            height, width, left = min(ROWS, rows - first), min(COLUMNS, columns - j), j - COLUMNS
-            a_, c_ = a + first // ROWS * ap * _BYTES, c + (first * cr + j) * _BYTES
-            if height == ROWS and width == COLUMNS and left >= 0:
-                at = (first * columns + left) * _BYTES
-                moments = grad + at, p + at, m + at, v + at, settings, squares
-                _whole_with_adam(a_, ar, ak, b, bk, c_, cr, depth, 0, add, columns, *moments)
-            else:
-                if width > 0:
-                    _edge(a_, ar, ak, b, bk, c_, cr, height, width, depth, add)
-                if left >= 0:
-                    _adam_rows(left, first, first + height, columns, state)
         b += bt * _BYTES
 
 
@@ -146,8 +113,8 @@ def _pack(a, first, last, start, end, panels):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _product(piece, a, b, bk, bt, c, step, packed, state):  # type: ignore[no-untyped-def]
-    """One piece of C = A·B, ``step`` rows, and Adam with it as dW where there is a ``state``; which rows they are."""
+def _product(piece, a, b, bk, bt, c, step, packed):  # type: ignore[no-untyped-def]
+    """One piece of C = A·B, ``step`` rows; which they are."""
     first, last = piece * step, min((piece + 1) * step, c.shape[0])
     depth, cr = a.shape[1], c.strides[0] // _BYTES
     parts = -(-depth // _DEPTH)
@@ -159,50 +126,9 @@ def _product(piece, a, b, bk, bt, c, step, packed, state):  # type: ignore[no-un
         else:
             _pack(a, first, last, k, end, packed)
             a_, ar, ak, ap = address(packed, 0), 1, ROWS, (end - k) * ROWS
-        factors = a_, ar, ak, ap, address(b, k * bk), bk, bt
-        result = address(c, first * cr), cr, last - first, c.shape[1], end - k, part
-        if part + 1 == parts and state[0] != 0:
-            _tiles_with_adam(*factors, *result, state)
-        else:
-            _tiles(*factors, *result)
+        size = last - first, c.shape[1], end - k
+        _tiles(a_, ar, ak, ap, address(b, k * bk), bk, bt, address(c, first * cr), cr, *size, part)
     return first, last
-
-
-@inlined
-def _state(start, param, grad, m, v, settings, sums):  # type: ignore[no-untyped-def]
-    """What ``_tiles_with_adam`` takes, for the elements from ``start`` on."""
-    moments = address(grad, start), address(param, start), address(m, start), address(v, start)
-    return *moments, address(settings, 0), address(sums, 0)
-
-
-@inlined
-def _adam_piece(piece, width, step, param, grad, m, v, settings, average, rest, squares):  # type: ignore[no-untyped-def]
-    """Adam in the order of ``_tiles_with_adam``; after all rows of the weight comes a piece with the bias."""
-    rows = param.size // width - 1
-    first = min(piece * step, rows)
-    last = min(first + step, rows) if first < rows else rows + 1
-    sums = np.zeros(LANES, np.float32)
-    for j in range(0, width, COLUMNS):
-        _adam_rows(j, 0, last - first, width, _state(first * width, param, grad, m, v, settings, sums))
-    squares[piece] = _sum(sums)
-    _follow(first * width, last * width, param, average, rest)
-
-
-@inlined
-def _sum(lanes):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for lane in range(lanes.size):
-        total += np.float64(lanes[lane])
-    return total
-
-
-@inlined
-def _follow(start, stop, param, average, rest):  # type: ignore[no-untyped-def]
-    """The average of the parameters, if there is one, moves by ``rest`` of the way to them."""
-    if average.size:
-        a_, p_ = average[start:stop], param[start:stop]
-        for i in range(p_.size):
-            a_[i] += rest * (p_[i] - a_[i])
 
 
 # --- kernels ---------------------------------------------------------------------------------------------------------
@@ -212,13 +138,13 @@ _FACTORS = "float32[:, :], float32[:, :], int64, int64, float32[:, :], int64, fl
 
 @shared(f"void({_FACTORS}, int64, float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 5))")
 def _forward(piece, thread, a, b, bk, bt, c, step, scratch, kind, bias, slope, dydz, scale, threshold, counter):  # type: ignore[no-untyped-def]
-    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread], _NO_STATE)
+    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread])
     activation(kind, c, *rows, bias, slope, dydz, scale, threshold, counter)
 
 
 @shared(f"void({_FACTORS}, int64, float32[:, :], float32)")
 def _backward(piece, thread, a, b, bk, bt, c, step, scratch, kind, y, slope):  # type: ignore[no-untyped-def]
-    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread], _NO_STATE)
+    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread])
     slopes(kind, c, *rows, y, slope)
 
 
@@ -251,39 +177,33 @@ def _into_panels(piece, thread, b, panels, weights, sums):  # type: ignore[no-un
             sums[first + j] = total
 
 
-_STATE = "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32, float32[::1]"
+_STATE = "float32[::1], float32[::1], float32[::1], float32[::1], UniTuple(float32, 8), float32[::1], float32[::1]"
 
 
 @shared(f"void({_FACTORS}, {_STATE})")
-def _gradient(piece, thread, a, b, bk, bt, c, step, scratch, param, grad, m, v, settings, average, rest, squares):  # type: ignore[no-untyped-def]
+def _gradient(piece, thread, a, b, bk, bt, c, step, scratch, param, grad, m, v, settings, average, squares):  # type: ignore[no-untyped-def]
     """A piece of dW, then Adam on it; the last piece is the bias, whose gradient is there already."""
-    if param.size == 0:
-        if piece * step < c.shape[0]:
-            _product(piece, a, b, bk, bt, c, step, scratch[thread], _NO_STATE)
-    elif piece * step < c.shape[0]:
-        sums = np.zeros(LANES, np.float32)
-        first = piece * step * c.shape[1]
-        state = _state(first, param, grad, m, v, settings, sums)
-        first, last = _product(piece, a, b, bk, bt, c, step, scratch[thread], state)
-        squares[piece] = _sum(sums)
-        _follow(first * c.shape[1], last * c.shape[1], param, average, rest)
-    else:
-        _adam_piece(piece, c.shape[1], step, param, grad, m, v, settings, average, rest, squares)
+    width = c.shape[1]
+    first, last = c.shape[0], c.shape[0] + 1
+    if piece * step < c.shape[0]:
+        first, last = _product(piece, a, b, bk, bt, c, step, scratch[thread])
+    if param.size:
+        squares[piece] = adam(first * width, last * width, param, grad, m, v, settings, average)
 
 
-@shared(f"void(int64, int64, {_STATE})")
-def _adam(piece, thread, width, step, param, grad, m, v, settings, average, rest, squares):  # type: ignore[no-untyped-def]
+@shared(f"void({_STATE}, int64, int64)")
+def _adam(piece, thread, param, grad, m, v, settings, average, squares, width, step):  # type: ignore[no-untyped-def]
     """The pieces of ``_gradient`` without the product."""
-    _adam_piece(piece, width, step, param, grad, m, v, settings, average, rest, squares)
+    rows = param.size // width - 1
+    first = piece * step if piece * step < rows else rows
+    last = min(first + step, rows) if first < rows else rows + 1
+    squares[piece] = adam(first * width, last * width, param, grad, m, v, settings, average)
 
 
 # --- what the table of kernels calls ---------------------------------------------------------------------------------
 
 _NONE, _NO_ROWS = np.empty(0, np.float32), np.empty((0, 0), np.float32)
 _NO_MASK = np.float32(0), np.uint32(0), (0, 0, 0, 0, 0)
-
-
-Settings = tuple[np.ndarray, float]  # of Adam, see ``vectors.adam``, and the share by which an average follows
 
 
 class Gemm:
@@ -319,19 +239,22 @@ class Gemm:
         self._run(_backward, layer.weight, dz.T, out.T, kind, y.T, slope)
 
     def update(
-        self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, settings: Settings | None
+        self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, settings: tuple[float, ...] | None
     ) -> None:
         """dW = xᵀ·dz, db = Σ_n c_n·dz_n and, with ``settings``, Adam."""
         factors = self._into_panels(dz, _NONE if c is None else c.T[0], p.layer.dbias)
+        state = (_NONE,) * 4 if settings is None else (p.parameter, p.gradient, p.m, p.v)
+        average = _NONE if p.average is None else p.average
         _gradient(
             self.pool.control, p.squares.size, x.T, *factors, p.layer.dweight, update_rows(p.layer.out_features),
-            self._packed, *_arguments(p, settings),
+            self._packed, *state, settings or (0.0,) * 8, average, p.squares,
         )  # fmt: skip
 
-    def adam(self, p: Parameters, settings: Settings) -> None:
+    def adam(self, p: Parameters, settings: tuple[float, ...]) -> None:
         """The part of ``update`` that reads ``p.gradient``."""
-        width = p.layer.out_features
-        _adam(self.pool.control, p.squares.size, width, update_rows(width), *_arguments(p, settings))
+        average, width = _NONE if p.average is None else p.average, p.layer.out_features
+        state = p.parameter, p.gradient, p.m, p.v, settings, average, p.squares
+        _adam(self.pool.control, p.squares.size, *state, width, update_rows(width))
 
     def partial_sums(self, layer: Dense) -> int:
         """The pieces of ``update``."""
@@ -362,11 +285,3 @@ def update_rows(width: int) -> int:
 
 def _lies_well(array: np.ndarray) -> bool:
     return _BYTES in array.strides or 1 in array.shape
-
-
-def _arguments(p: Parameters, settings: Settings | None) -> tuple[Any, ...]:
-    """``_STATE``; without settings no Adam."""
-    if settings is None:
-        return *(_NONE,) * 6, 0.0, p.squares
-    average = _NONE if p.average is None else p.average
-    return p.parameter, p.gradient, p.m, p.v, settings[0], average, settings[1], p.squares

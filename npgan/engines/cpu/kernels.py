@@ -16,7 +16,7 @@ from numba import types
 
 from npgan.data.batches import scale_pixels
 from npgan.engines.cpu.epilogues import DROPOUT, LEAKY_RELU, TANH, TIMES, row_of, slopes
-from npgan.engines.cpu.gemm import Gemm, Settings
+from npgan.engines.cpu.gemm import Gemm
 from npgan.engines.cpu.jit import compiled
 from npgan.engines.cpu.philox import counter, normal
 from npgan.engines.cpu.pool import shared
@@ -142,14 +142,13 @@ class CpuKernels(InOrder):
         resident.step[0] += 1
 
 
-def _settings(p: Parameters, step: np.ndarray) -> Settings:
-    """What ``gemm`` takes of this iteration's Adam."""
+def _settings(p: Parameters, step: np.ndarray) -> tuple[float, ...]:
+    """What ``epilogues.adam`` takes of this iteration."""
     o, t = p.optimizer, int(step[0]) + 1
     rate, unbias = o.lr / (1.0 - o.beta1**t), 1.0 / (1.0 - o.beta2**t)
     rest = 0.0 if p.average is None else 1.0 - kept_of_average(p.ema, t - 1)
     # 1 - 0.999 taken in float32 would be off by 5e-5 of itself
-    numbers = o.beta1, 1.0 - o.beta1, o.beta2, 1.0 - o.beta2, o.epsilon, rate, unbias
-    return np.array(numbers, np.float32), rest
+    return o.beta1, 1.0 - o.beta1, o.beta2, 1.0 - o.beta2, o.epsilon, rate, unbias, rest
 
 
 def _pieces(array: np.ndarray) -> int:

@@ -70,141 +70,58 @@ def _first_lanes(builder: Any, count: Any) -> Any:
     return mask
 
 
-def tile(rows: int, masked: bool = False, with_adam: bool = False) -> Any:
+def tile(rows: int, masked: bool = False) -> Any:
     """The inner kernel for a tile of C of ``rows`` times two vectors or, if ``masked``, the first ``columns`` lanes of one.
 
     c[r·cr + j] = Σ_k a[r·ar + k·ak] · b[k·bk + j], summed in the order of k; unless ``add`` is 0, to what is there.
-    ``with_adam``: while it multiplies it does ``adam`` on as many rows of COLUMNS numbers, one after each part of the depth:
-    that waits for memory and for square roots, so the processor does both at once.
     """
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        a, ar, ak, b, bk, c, cr, depth, columns, add, *state = arguments
-        load, store = _access(builder, _first_lanes(builder, columns) if masked else None)
-        fma = _function(builder, _VECTOR, [_VECTOR] * 3, f"llvm.fma.v{LANES}f32")
-        vectors = 1 if masked else 2
-        places = [
-            _at(builder, c, builder.add(builder.mul(cr, _INT(r)), _INT(LANES * j)), _VECTOR)
-            for r in range(rows)
-            for j in range(vectors)
-        ]
-        sums = [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0.0] * LANES)) for _ in places]
-        with builder.if_then(builder.icmp_signed("!=", add, _INT(0))):
-            for total, place in zip(sums, places, strict=True):
-                builder.store(load(place), total)
-
-        def turn(k: Any) -> None:
-            row, column = builder.mul(k, bk), builder.mul(k, ak)
-            factors = [load(_at(builder, b, builder.add(row, _INT(LANES * j)), _VECTOR)) for j in range(vectors)]
-            for r in range(rows):
-                number = builder.load(_at(builder, a, builder.add(column, builder.mul(ar, _INT(r)))))
-                for factor, total in zip(factors, sums[r * vectors :], strict=False):
-                    builder.store(builder.call(fma, [factor, _repeated(builder, number), builder.load(total)]), total)
-
-        if with_adam:
-            pitch, *state = state
-            whole = builder.mul(builder.sdiv(builder.add(depth, _INT(4 * rows - 1)), _INT(4 * rows)), _INT(4))
-            with cgutils.for_range(builder, _INT(rows)) as part:
-                start = builder.mul(part.index, whole)
-                end = _least(builder, builder.add(start, whole), depth)
-                _loop(builder, start, end, turn, _UNROLLED)
-                _adam_row(builder, builder.mul(part.index, pitch), *state)
-        else:
-            _loop(builder, _INT(0), depth, turn, 1 if masked or rows < ROWS else _UNROLLED)
-        for total, place in zip(sums, places, strict=True):
-            store(builder.load(total), place)
-        return context.get_dummy_value()
-
-    if with_adam:
-
-        @_intrinsic
-        def inner_with_adam(  # type: ignore[no-untyped-def]
-            typing_context, a, ar, ak, b, bk, c, cr, depth, columns, add, pitch, grad, p, m, v, settings, squares
-        ):
-            return types.void(*[_N] * 17), generate
-
-        return inner_with_adam
 
     @_intrinsic
     def inner(typing_context, a, ar, ak, b, bk, c, cr, depth, columns, add):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            a, ar, ak, b, bk, c, cr, depth, columns, add = arguments
+            load, store = _access(builder, _first_lanes(builder, columns) if masked else None)
+            fma = _function(builder, _VECTOR, [_VECTOR] * 3, f"llvm.fma.v{LANES}f32")
+            zero, undefined = ir.Constant(_VECTOR, [0.0] * LANES), ir.Constant(_VECTOR, ir.Undefined)
+            first = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+            vectors = 1 if masked else 2
+            places = [
+                _at(builder, c, builder.add(builder.mul(cr, _INT(r)), _INT(LANES * j)), _VECTOR)
+                for r in range(rows)
+                for j in range(vectors)
+            ]
+            sums = [cgutils.alloca_once_value(builder, zero) for _ in places]
+            with builder.if_then(builder.icmp_signed("!=", add, _INT(0))):
+                for total, place in zip(sums, places, strict=True):
+                    builder.store(load(place), total)
+
+            def turn(k: Any) -> None:
+                row, column = builder.mul(k, bk), builder.mul(k, ak)
+                factors = [load(_at(builder, b, builder.add(row, _INT(LANES * j)), _VECTOR)) for j in range(vectors)]
+                for r in range(rows):
+                    number = builder.load(_at(builder, a, builder.add(column, builder.mul(ar, _INT(r)))))
+                    lane = builder.insert_element(undefined, number, _INT32(0))
+                    repeated = builder.shuffle_vector(lane, undefined, first)
+                    for factor, total in zip(factors, sums[r * vectors :], strict=False):
+                        builder.store(builder.call(fma, [factor, repeated, builder.load(total)]), total)
+
+            _loop(builder, depth, turn, 1 if masked or rows < ROWS else _UNROLLED)
+            for total, place in zip(sums, places, strict=True):
+                store(builder.load(total), place)
+            return context.get_dummy_value()
+
         return types.void(*[_N] * 10), generate
 
     return inner
 
 
-@_intrinsic
-def adam(typing_context, columns, grad, p, m, v, settings, squares):  # type: ignore[no-untyped-def]
-    """Adam on up to COLUMNS numbers; ``squares``: a vector to whose lanes the gradients' squares are added.
-
-    ``settings``: β₁, 1 − β₁, β₂, 1 − β₂, ε, the rate η/(1 − β₁ᵗ) and 1/(1 − β₂ᵗ). No fused operation but those written here,
-    so that the result is the same wherever this is compiled into.
-    """
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        columns, *state = arguments
-        with builder.if_else(builder.icmp_signed("==", columns, _INT(COLUMNS))) as (whole, part):
-            with whole:
-                _adam_row(builder, _INT(0), *state)
-            with part, cgutils.for_range_slice(builder, _INT(0), columns, _INT(LANES), _INT) as (j, _):
-                mask = _first_lanes(builder, builder.sub(columns, j))
-                _adam_vector(builder, j, _access(builder, mask), *state)
-        return context.get_dummy_value()
-
-    return types.void(*[_N] * 7), generate
-
-
-def _adam_row(builder: Any, offset: Any, *state: Any) -> None:
-    for j in range(0, COLUMNS, LANES):
-        _adam_vector(builder, builder.add(offset, _INT(j)), _access(builder, None), *state)
-    _, p, m, v, *_ = state
-    for array in (p, m, v):  # what the tile after the next will need
-        _prefetch(builder, _at(builder, array, builder.add(offset, _INT(2 * COLUMNS)), ir.IntType(8)))
-
-
-def _adam_vector(builder: Any, offset: Any, access: Any, *state: Any) -> None:
-    grad, p, m, v, settings, squares = state
-    load, store = access
-    fma = _function(builder, _VECTOR, [_VECTOR] * 3, f"llvm.fma.v{LANES}f32")
-    sqrt = _function(builder, _VECTOR, [_VECTOR], f"llvm.sqrt.v{LANES}f32")
-    numbers = [_repeated(builder, builder.load(_at(builder, settings, _INT(index)))) for index in range(7)]
-    beta1, rest1, beta2, rest2, epsilon, rate, unbias = numbers
-    at_p, at_m, at_v = (_at(builder, array, offset, _VECTOR) for array in (p, m, v))
-    g = load(_at(builder, grad, offset, _VECTOR))
-    squared = builder.fmul(g, g)
-    new_m = builder.call(fma, [load(at_m), beta1, builder.fmul(g, rest1)])
-    new_v = builder.call(fma, [load(at_v), beta2, builder.fmul(squared, rest2)])
-    divisor = builder.fadd(builder.call(sqrt, [builder.fmul(new_v, unbias)]), epsilon)
-    store(new_m, at_m)
-    store(new_v, at_v)
-    store(builder.fsub(load(at_p), builder.fdiv(builder.fmul(new_m, rate), divisor)), at_p)
-    total = _at(builder, squares, _INT(0), _VECTOR)
-    builder.store(builder.fadd(builder.load(total, align=4), squared), total, align=4)
-
-
-def _repeated(builder: Any, number: Any) -> Any:
-    """A vector of nothing but the number."""
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
-    first = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
-    return builder.shuffle_vector(builder.insert_element(undefined, number, _INT32(0)), undefined, first)
-
-
-def _least(builder: Any, one: Any, other: Any) -> Any:
-    return builder.select(builder.icmp_signed("<", one, other), one, other)
-
-
-def _prefetch(builder: Any, place: Any) -> None:
-    ask = _function(builder, ir.VoidType(), [place.type, _INT32, _INT32, _INT32], "llvm.prefetch.p0")
-    builder.call(ask, [place, _INT32(0), _INT32(3), _INT32(1)])
-
-
-def _loop(builder: Any, start: Any, end: Any, turn: Callable[[Any], None], unrolled: int) -> None:
-    count = builder.sub(end, start)
-    whole = builder.sub(end, builder.srem(count, _INT(unrolled)))
-    with cgutils.for_range_slice(builder, start, whole, _INT(unrolled), _INT) as (k, _):
+def _loop(builder: Any, count: Any, turn: Callable[[Any], None], unrolled: int) -> None:
+    whole = builder.sub(count, builder.srem(count, _INT(unrolled)))
+    with cgutils.for_range_slice(builder, _INT(0), whole, _INT(unrolled), _INT) as (k, _):
         for more in range(unrolled):
             turn(builder.add(k, _INT(more)))
     if unrolled > 1:
-        with cgutils.for_range_slice(builder, whole, end, _INT(1), _INT) as (k, _):
+        with cgutils.for_range_slice(builder, whole, count, _INT(1), _INT) as (k, _):
             turn(k)
 
 
@@ -230,7 +147,9 @@ def prefetch(typing_context, start):  # type: ignore[no-untyped-def]
     """Asks for the cache line of the address, without waiting for it."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        _prefetch(builder, _at(builder, arguments[0], _INT(0), ir.IntType(8)))
+        place = _at(builder, arguments[0], _INT(0), ir.IntType(8))
+        ask = _function(builder, ir.VoidType(), [place.type, _INT32, _INT32, _INT32], "llvm.prefetch.p0")
+        builder.call(ask, [place, _INT32(0), _INT32(3), _INT32(1)])
         return context.get_dummy_value()
 
     return types.void(_N), generate
