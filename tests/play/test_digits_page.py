@@ -30,7 +30,7 @@ NAME = "<img src=x onerror=alert(1)>"  # of a run's folder: no page may take it 
 def run() -> Iterator[Path]:
     """To be looked at only."""
     with roomy_folder() as folder:
-        yield make_runs(folder)["tutorial"].rename(folder / NAME)
+        yield make_runs(folder, "tutorial")["tutorial"].rename(folder / NAME)
 
 
 @pytest.fixture(scope="module")
