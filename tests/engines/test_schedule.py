@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import narrow
 
 from npgan.backend import Backend
 from npgan.config import TrainConfig
@@ -41,7 +42,13 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("option", _OPTIONS, ids=str)
-def test_twenty_steps_are_the_textbooks(backend: Backend, option: dict[str, Any]) -> None:
+def test_twenty_steps_are_the_textbooks(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any]
+) -> None:
+    # whole for the tutorial's options, and where D's last bias falls out of every difference: Adam makes steps of the rounding
+    # of its gradient 0, which count for more among fewer parameters
+    if option is not _OPTIONS[0] and option.get("loss") != "relativistic":
+        narrow(monkeypatch)
     config = replace(TrainConfig(dataset="digits", epochs=4, batch_size=32, seed=11), **option)
     ours, theirs = (new_state(config, backend, np.float64) for _ in range(2))
     metrics = FusedEngine(ReferenceKernels(np.float64), ours, _IMAGES, config).run(_STEPS)

@@ -83,7 +83,7 @@ def test_the_default_run_covers_everything_and_passes(capsys: pytest.CaptureFixt
         assert all(r["elements"] >= 1 and r["directions"] >= 1 for r in tensors)
 
 
-@pytest.mark.parametrize("seed", [1, 2**64 - 1, 77, 78, 79, 80])
+@pytest.mark.parametrize("seed", [1, 2**64 - 1, 77])
 def test_other_seeds_give_no_false_alarm(seed: int) -> None:
     report = Report([result for level in run_levels(seed, NUMPY, real=False) for result in level], seed)
     assert report.passed, str(report)

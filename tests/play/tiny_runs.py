@@ -20,12 +20,13 @@ def train(*words: str | Path) -> int:
     return main([str(word) for word in ("train", "--backend", "numpy", "--kernels", "reference", "--quiet", *words)])
 
 
-def make_runs(folder: Path) -> dict[str, Path]:
-    """A finished run of each kind, with its last two checkpoints."""
+def make_runs(folder: Path, *kinds: str) -> dict[str, Path]:
+    """A finished run of each kind, or of these ``kinds`` alone, with its last two checkpoints."""
     data = folder / "data"
     data.mkdir()
     write_idx(data / "train-images-idx3-ubyte", render(IMAGES, 1)[0])
     fixed = ["--data-dir", data, "--batch-size", str(IMAGES // PER_EPOCH), "--epochs", str(EPOCHS)]
-    for kind, flags in KINDS.items():
-        assert train("--out", folder / kind, "--checkpoint-every", "1", "--keep", "2", *fixed, *flags) == 0
-    return {kind: folder / kind for kind in KINDS}
+    made = {kind: folder / kind for kind in kinds or KINDS}
+    for kind, run in made.items():
+        assert train("--out", run, "--checkpoint-every", "1", "--keep", "2", *fixed, *KINDS[kind]) == 0
+    return made

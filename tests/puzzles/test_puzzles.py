@@ -14,6 +14,7 @@ import pytest
 
 from npgan.cli import main
 from npgan.gradcheck.gallery import BUGS
+from npgan.gradcheck.suite import LEVELS
 from npgan.puzzles import progress, worker
 from npgan.puzzles.check import check
 from npgan.puzzles.progress import keep_solved, solved
@@ -70,7 +71,9 @@ def test_each_fails_as_given_and_its_hints_lead_to_the_bug(puzzle: Puzzle) -> No
 
 
 @pytest.mark.parametrize("puzzle", FUNCTIONS.values(), ids=lambda puzzle: puzzle.bug.function)
-def test_the_textbooks_own_function_passes(puzzle: Puzzle) -> None:
+def test_the_textbooks_own_function_passes(monkeypatch: pytest.MonkeyPatch, puzzle: Puzzle) -> None:
+    if puzzle.bug.function != "gan.train_step":  # that level takes most of the time, and holds other code
+        monkeypatch.setattr(worker, "LEVELS", [level for level in LEVELS if level != "train_step"])
     verdict = here(puzzle.solution, puzzle)
     assert verdict.solved and not verdict.diagnoses and verdict.line.endswith("comparisons pass."), verdict
 

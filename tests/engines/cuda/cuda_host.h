@@ -87,18 +87,20 @@ inline void shuffle(Thread* warp) {
 }
 
 // mma.m16n8k8: the places of the fragments are those of the PTX manual. Sums are cut off, as by the tensor cores, not rounded.
-inline void multiply(Thread* warp) {
-    float a[16][8], b[8][8];
+__attribute__((optimize("O3"))) inline void multiply(Thread* warp) {
+    double a[16][8], b[8][8], sums[16][8];
     for (int lane = 0; lane < 32; ++lane) {
         int group = lane / 4, t = lane % 4;
         for (int i = 0; i < 4; ++i) a[group + i % 2 * 8][t + i / 2 * 4] = warp[lane].a[i];
         for (int i = 0; i < 2; ++i) b[t + 4 * i][group] = warp[lane].b[i];
+        for (int i = 0; i < 4; ++i) sums[group + i / 2 * 8][t * 2 + i % 2] = warp[lane].c[i];
     }
+    for (int row = 0; row < 16; ++row)
+        for (int k = 0; k < 8; ++k)
+            for (int column = 0; column < 8; ++column) sums[row][column] += a[row][k] * b[k][column];
     for (int lane = 0; lane < 32; ++lane)
         for (int i = 0; i < 4; ++i) {
-            int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            double sum = warp[lane].c[i];
-            for (int k = 0; k < 8; ++k) sum += (double)a[row][k] * b[k][column];
+            double sum = sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
             float nearest = (float)sum;
             warp[lane].c[i] = std::fabs(nearest) > std::fabs(sum) ? std::nextafterf(nearest, 0.0f) : nearest;
         }

@@ -65,7 +65,7 @@ def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
         for name, function in small_networks((16, 24, 40)).items():
             patch.setattr(gan, name, function)
         patch.setattr(test_gpu, "_IMAGES", test_gpu._IMAGES[:30])  # three batches of 8, and one of 6
-        patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8))
+        patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8, epochs=3))
         patch.setattr(test_gpu, "_FEW", (*test_gpu._FEW[:-1], "30", "--batch-size", "8"))
         yield select("cupy")
 
