@@ -9,7 +9,7 @@ import numpy as np
 from npgan.backend import Array, select
 from npgan.bench.base import IMAGES, Candidate, Missing, by_rows, flops, matmuls, pixels
 from npgan.config import PRESETS, TrainConfig
-from npgan.engines import Choice, Compute, choose
+from npgan.engines import Compute, choose, cpu_gemm
 from npgan.engines.cpu.blas import Blas
 from npgan.gan import new_state
 
@@ -27,7 +27,8 @@ def make(name: str, batch: int, threads: int) -> Candidate:
 
 
 def _npgan(variant: str, batch: int, threads: int) -> Candidate:
-    choice = _choose("reference" if variant == "reference" else "fused", threads, blas=variant == "blas")
+    kernels = "reference" if variant == "reference" else "fused"
+    choice = choose(Compute("numpy", kernels=kernels, blas=_setup(threads, variant == "blas")), select("numpy"))
     config = TrainConfig(dataset="digits", batch_size=batch, **PRESETS.get(variant, {}))
     images = pixels(max(IMAGES // batch, 1) * batch)  # whole batches only
     engine = choice.start(new_state(config, select("numpy")), images, config)
@@ -39,15 +40,15 @@ def _matmuls(variant: str, batch: int, threads: int) -> Candidate:
     multiply: Callable[[Array, Array, Array], object] = np.matmul
     empty: Callable[[int, int], Array] = by_rows
     if variant != "rows":
-        choice = _choose("fused", threads, blas=variant == "columns")
-        from npgan.engines.cpu.gemm import Gemm
+        setup = _setup(threads, blas=variant == "columns")
+        choice = choose(Compute("numpy", kernels="fused", blas=setup), select("numpy"))
         from npgan.engines.cpu.kernels import CpuKernels
 
-        from npgan.engines.cpu.pool import Pool
-
-        gemm = Gemm(Pool(threads))
+        gemm = cpu_gemm(setup)
         empty = CpuKernels(gemm).empty
         if variant == "own":
+            if choice.sums != "npgan":
+                raise Missing("BLAS multiplies here: npgan's own matmuls need an x86 with AVX2")
             multiply = gemm
     work = matmuls(batch, empty)
 
@@ -58,7 +59,6 @@ def _matmuls(variant: str, batch: int, threads: int) -> Candidate:
     return Candidate(run, sum(matmul.flops for matmul in work), f"{len(work)} matmuls")
 
 
-def _choose(kernels: str, threads: int, blas: bool) -> Choice:
+def _setup(threads: int, blas: bool) -> Blas:
     """``blas``: rather than npgan's own matmuls."""
-    setup = Blas(threads, "set up by npgan bench", asked=blas)
-    return choose(Compute("numpy", kernels=kernels, blas=setup), select("numpy"))
+    return Blas(threads, "set up by npgan bench", asked=blas)

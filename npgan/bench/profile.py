@@ -16,22 +16,23 @@ from npgan.bench.measure import show_table
 from npgan.config import TrainConfig
 from npgan.console import say
 from npgan.data.batches import iterations_per_epoch
-from npgan.engines import Choice, Compute, choose
+from npgan.engines import Compute, choose, cpu_gemm
 from npgan.engines.base import FusedEngine
 from npgan.engines.cpu.blas import Blas
 from npgan.engines.schedule import Parameters, Pass
 from npgan.gan import new_state
+from npgan.nn.layers import Dense
 
 ITERATIONS = 40
-_KERNELS = (  # of the table, without ``update``, which calls two of them
+_KERNELS = (  # of the table, as the tutorial's step calls them
     "inputs", "forward_leaky_relu", "forward_dropout", "forward_tanh", "head", "backward_leaky_relu", "backward_dydz",
-    "backward_tanh", "gradients", "adam", "finish",
+    "backward_tanh", "update", "finish",
 )  # fmt: skip
 
 
 @dataclass
 class Operation:
-    """One call in one iteration: a matmul, or a kernel without the matmul in it. The bytes: each of its arrays once."""
+    """One call of a kernel in one iteration. The flops are of its matmul. The bytes: each of its arrays once."""
 
     name: str
     seconds: float
@@ -44,13 +45,13 @@ def show_profile(batch: int, blas: Blas) -> None:
     choice = choose(Compute("numpy", blas=blas), select("numpy"))
     if choice.name != "fused":
         raise RuntimeError(f"there is nothing to profile: {choice.reason}")
-    iterations, whole = record(batch, choice)
+    iterations, whole = record(batch, blas)
     say(f"{choice.gemm}; batch {batch}, medians of {ITERATIONS} iterations")
     lines = []
-    sums = {"matmuls": 0.0, "passes": 0.0}
+    sums = {"kernels with a matmul": 0.0, "others": 0.0}
     for calls in zip(*iterations, strict=True):
         first, seconds = calls[0], statistics.median(call.seconds for call in calls)
-        sums["matmuls" if first.flops else "passes"] += seconds
+        sums["kernels with a matmul" if first.flops else "others"] += seconds
         rate = f"{first.flops / seconds / 1e9:.0f}" if first.flops else ""
         traffic = f"{first.bytes / seconds / 1e9:.0f}" if first.bytes else ""
         lines.append((first.name, f"{1e3 * seconds:.3f}", rate, traffic))
@@ -60,34 +61,26 @@ def show_profile(batch: int, blas: Blas) -> None:
     show_table(("operation", "ms", "GFLOP/s", "GB/s"), lines)
 
 
-def record(batch: int, choice: Choice) -> tuple[list[list[Operation]], list[float]]:
+def record(batch: int, blas: Blas) -> tuple[list[list[Operation]], list[float]]:
     """The operations of each of ``ITERATIONS`` iterations, and how long each iteration took in seconds."""
-    from npgan.engines.cpu.gemm import Gemm
     from npgan.engines.cpu.kernels import CpuKernels
 
     operations: list[Operation] = []
-    inside = 0.0  # seconds of the matmul in the kernel that is running
 
     def timed(name: str, function: Callable[..., None]) -> Callable[..., None]:
         def call(*arguments: Any) -> None:
-            nonlocal inside
             start = time.perf_counter()
             function(*arguments)
             seconds = time.perf_counter() - start
-            arrays, flops = _arrays(arguments), 0
-            if name == "gemm":
-                shown, flops = f"matmul {arrays[0].shape} {arrays[1].shape}", 2 * arrays[0].size * arrays[1].shape[1]
-                inside = seconds
-            else:
-                arrays = arrays[1:] if inside else arrays  # the first is the matmul's
-                shown = f"{name} {arrays[0].shape if arrays else ''}"
-                seconds, inside = seconds - inside, 0.0
-            operations.append(Operation(shown, seconds, flops, sum(array.nbytes for array in arrays)))
+            arrays, weight = _arrays(arguments)
+            flops = 0 if weight is None else 2 * len(arrays[0]) * weight.size
+            shown = f"{name} {arrays[0].shape if arrays else ''} {weight.shape if weight is not None else ''}"
+            operations.append(Operation(shown.strip(), seconds, flops, sum(array.nbytes for array in arrays)))
 
         return call
 
-    kernels = CpuKernels(Gemm(choice.sums == "npgan"))
-    for name in (*_KERNELS, "gemm"):
+    kernels = CpuKernels(cpu_gemm(blas))
+    for name in _KERNELS:
         setattr(kernels, name, timed(name, getattr(kernels, name)))
     config = TrainConfig(dataset="digits", batch_size=batch)
     images = pixels(iterations_per_epoch(IMAGES, batch) * batch)
@@ -104,10 +97,19 @@ def record(batch: int, choice: Choice) -> tuple[list[list[Operation]], list[floa
     return iterations, whole
 
 
-def _arrays(arguments: tuple[Any, ...]) -> list[np.ndarray]:
-    first = arguments[0]
-    if isinstance(first, Parameters):  # of adam
-        return [first.gradient, first.parameter, first.m, first.v]
-    if isinstance(first, Pass):  # of head
-        return [first.y[-1], (first.dydz or first.y)[-1], first.dz[-1]]
-    return [argument for argument in arguments if isinstance(argument, np.ndarray)]
+def _arrays(arguments: tuple[Any, ...]) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """What a kernel reads and writes, and the weight of its matmul."""
+    arrays: list[np.ndarray] = []
+    weight = None
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            arrays.append(argument)
+        elif isinstance(argument, Dense):
+            weight = argument.weight
+            arrays.append(weight)
+        elif isinstance(argument, Parameters):  # of an update
+            weight = argument.layer.weight
+            arrays += [argument.gradient, argument.parameter, argument.m, argument.v]
+        elif isinstance(argument, Pass):  # of the head, whose matmul has one column
+            return [argument.y[-1], (argument.dydz or argument.y)[-1], argument.dz[-1]], None
+    return arrays, weight

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from npgan.backend import Array, Backend
     from npgan.config import TrainConfig
     from npgan.engines.base import Engine
+    from npgan.engines.cpu.gemm import Gemm
+    from npgan.engines.cpu.plain import PlainGemm
     from npgan.gan import TrainState
 
 KERNELS = ("auto", "reference", "fused")
@@ -104,15 +106,31 @@ def _cpu(compute: Compute, report: Report) -> Choice:
         with _notice(report):
             _compile_elsewhere()
             from npgan.engines.base import FusedEngine
-            from npgan.engines.cpu import cache, gemm
+            from npgan.engines.cpu import cache
             from npgan.engines.cpu.kernels import CpuKernels
-            from npgan.engines.cpu.pool import Pool
+
+            multiply = cpu_gemm(compute.blas)
     except Exception as error:  # of numba and LLVM, without a common base class
         raise InputError(f"numba cannot compile the fused kernels: {first_line(error)}") from None
-    multiply = gemm.Gemm(Pool(compute.blas.threads))
     asked = "asked for by --kernels fused, " if compute.kernels == "fused" else ""
-    why = [f"{asked}numba {numba.__version__}", *cache.problems]
-    return Choice("fused", "; ".join(why), multiply.describe(), "npgan", lambda *run: FusedEngine(CpuKernels(multiply), *run))
+    why = "; ".join([f"{asked}numba {numba.__version__}", *cache.problems])
+    return Choice(
+        "fused", why, multiply.describe(), multiply.sums, lambda *run: FusedEngine(CpuKernels(multiply), *run)
+    )
+
+
+def cpu_gemm(blas: Blas) -> Gemm | PlainGemm:
+    """npgan's own matmuls where they are written for this processor and no core of BLAS was asked for."""
+    from npgan.engines.cpu import vectors
+
+    if vectors.suitable() and not blas.asked:
+        from npgan.engines.cpu.gemm import Gemm
+        from npgan.engines.cpu.pool import Pool
+
+        return Gemm(Pool(blas.threads))
+    from npgan.engines.cpu.plain import PlainGemm
+
+    return PlainGemm(blas)
 
 
 def _cuda(compute: Compute, backend: Backend, report: Report, config: TrainConfig | None) -> Choice:
@@ -131,12 +149,14 @@ def _cuda(compute: Compute, backend: Backend, report: Report, config: TrainConfi
 def _compile_elsewhere() -> None:
     """Where kernels have yet to be compiled, has another process do that, so that this one loads them as later ones will.
 
-    The process that compiles a loop with ``prange`` runs another version of it (optimized alone, not with what calls it),
-    which sums in another order: the first run on a machine would end with other bytes than every later one.
+    A function that was compiled here may be optimized otherwise than the same one from the cache, and sum in another order:
+    the first run on a machine could end with other bytes than every later one.
     """
     from numba.core import event
 
-    modules = "npgan.engines.cpu.kernels", "npgan.engines.cpu.gemm"
+    from npgan.engines.cpu import vectors
+
+    modules = "npgan.engines.cpu.kernels", f"npgan.engines.cpu.{'gemm' if vectors.suitable() else 'plain'}"
     if all(name in sys.modules for name in modules):
         return
 

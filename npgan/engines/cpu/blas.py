@@ -19,6 +19,18 @@ CORE_VARIABLE = "OPENBLAS_CORETYPE"
 AVX512_CORE = "SkylakeX"  # against Cooperlake and SapphireRapids: as fast or faster here, and asks least of a processor
 _AVX2_CORES = ("Haswell", "Zen")
 _AVX512_FLAGS = {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"}  # what that core's kernels are compiled for
+_AVX2_FLAGS = {"avx2", "fma"}
+# OpenBLAS's cores for x86-64 and what their kernels are compiled for: another processor would stop with SIGILL
+_CORES: dict[str, set[str]] = {
+    **dict.fromkeys(
+        ("Prescott", "Core2", "Penryn", "Dunnington", "Nehalem", "Atom", "Nano", "Opteron", "Barcelona"), set()
+    ),
+    **dict.fromkeys(("Bobcat", "Sandybridge", "Bulldozer", "Piledriver", "Steamroller"), {"avx"}),
+    **dict.fromkeys(("Excavator", "Haswell", "Zen"), _AVX2_FLAGS),
+    "SkylakeX": _AVX512_FLAGS,
+    "Cooperlake": _AVX512_FLAGS | {"avx512_bf16"},
+    "SapphireRapids": _AVX512_FLAGS | {"avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"},
+}
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -45,7 +57,8 @@ def prepare(core: str = "auto", threads: int | None = None) -> Blas:
     """Sets the environment that OpenBLAS reads. Call it before NumPy is imported; later it changes nothing.
 
     ``core``: auto, default (OpenBLAS chooses), or the name of one of OpenBLAS's cores. ``threads``: None for the cores that
-    this process may run on. Variables that the user has set win over auto and None. Raises InputError for ``threads`` < 1.
+    this process may run on. Variables that the user has set win over auto and None. Raises InputError for ``threads`` < 1,
+    and for a core that OpenBLAS does not have or this processor cannot run.
     """
     if threads is not None and not 1 <= threads <= 1024:
         raise InputError(f"--threads must be from 1 to 1024, got {threads}")
@@ -89,6 +102,10 @@ def _prepare_core(core: str, flags: set[str]) -> str:
     if core == "default":
         return f"{CORE_VARIABLE} is set" if given else "chosen by OpenBLAS, as --blas-core default asks"
     if core != "auto":
+        if flags and core not in _CORES:
+            raise InputError(f"--blas-core must be auto, default or one of {', '.join(_CORES)}, got {core!r}")
+        if flags and (missing := _CORES[core] - flags):
+            raise InputError(f"--blas-core {core}: this processor lacks {', '.join(sorted(missing))}")
         if "numpy" in sys.modules:
             raise InputError("--blas-core: NumPy is loaded already; it reads this once, when it is imported")
         os.environ[CORE_VARIABLE] = core

@@ -24,7 +24,9 @@ problems: list[str] = []  # what was wrong with the cache in this process, a lin
 must_save = "NPGAN_FILLS_CACHE" in os.environ  # a process that is there for nothing else ends where it cannot
 
 _DIGEST = hashlib.sha256().digest_size
-_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+_SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
 
 
 def use(dispatcher: Any) -> None:

@@ -19,6 +19,13 @@ from npgan.engines.cpu.philox import philox, tanh
 NOTHING, BIAS, LEAKY_RELU, DROPOUT, TANH, TIMES = range(6)
 GROUP = 8  # rows of one Philox block
 
+# Adam's β₁, 1 − β₁, β₂, 1 − β₂, ε, η/(1 − β₁ᵗ), 1/(1 − β₂ᵗ), and the share by which an average follows
+Settings = tuple[float, float, float, float, float, float, float, float]
+Mask = tuple[float, int, tuple[int, int, int, int, int]]  # dropout's scale and threshold, Philox's counter and key
+
+NONE, NO_ROWS = np.empty(0, np.float32), np.empty((0, 0), np.float32)
+NO_MASK: Mask = (0.0, 0, (0, 0, 0, 0, 0))
+
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 

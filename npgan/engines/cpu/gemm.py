@@ -24,7 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from npgan.engines.cpu.epilogues import NOTHING, activation, adam, row_of, slopes
+from npgan.engines.cpu.epilogues import (
+    NO_MASK,
+    NO_ROWS,
+    NONE,
+    NOTHING,
+    Mask,
+    Settings,
+    activation,
+    adam,
+    row_of,
+    slopes,
+)  # fmt: skip
 from npgan.engines.cpu.jit import compiled, inlined
 from npgan.engines.cpu.pool import Pool, shared
 from npgan.engines.cpu.vectors import COLUMNS, LANES, ROWS, address, copy_rows, prefetch, tile, transpose
@@ -202,22 +213,20 @@ def _adam(piece, thread, param, grad, m, v, settings, average, squares, width, s
 
 # --- what the table of kernels calls ---------------------------------------------------------------------------------
 
-_NONE, _NO_ROWS = np.empty(0, np.float32), np.empty((0, 0), np.float32)
-_NO_MASK = np.float32(0), np.uint32(0), (0, 0, 0, 0, 0)
-
 
 class Gemm:
     """``gemm(a, b, out)``: a·b into ``out``, (M, K)·(K, N) → (M, N); the other methods do what follows too."""
 
     def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self._panels = _NONE  # of B, used again and again
+        self.pool, self.sums = pool, "npgan"
+        self._panels = NONE  # of B, used again and again
         self._packed = np.empty((pool.threads, _DEPTH * _MOST_ROWS), np.float32)  # panels of A, for each thread
 
     def describe(self) -> str:
         """For the run's header."""
         count = self.pool.threads
-        return f"npgan's own for {'AVX-512' if LANES == 16 else 'AVX2'}, {count} thread{'s' if count != 1 else ''}"
+        kind, threads = "AVX-512" if LANES == 16 else "AVX2", f"{count} thread{'s' if count != 1 else ''}"
+        return f"npgan's own for {kind} (instead of BLAS; for BLAS: --blas-core default), {threads}"
 
     def __call__(self, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         """Raises ValueError where one of them lies neither by rows nor by columns."""
@@ -225,34 +234,36 @@ class Gemm:
             a, b, out = b.T, a.T, out.T  # (a·b)ᵀ = bᵀ·aᵀ
         if not (_lies_well(a) and _lies_well(b) and (out.strides[1] == _BYTES or out.shape[1] == 1)):
             raise ValueError("a matrix must lie by rows or by columns")
-        self._run(_backward, a, b, out, NOTHING, _NO_ROWS, 0.0)
+        self._run(_backward, a, b, out, NOTHING, NO_ROWS, 0.0)
 
     def activation(
         self, x: np.ndarray, layer: Dense, y: np.ndarray, kind: int, slope: float = 0.0,
-        dydz: np.ndarray = _NO_ROWS, mask: tuple[Any, Any, tuple[int, int, int, int, int]] = _NO_MASK,
+        dydz: np.ndarray = NO_ROWS, mask: Mask = NO_MASK,
     ) -> None:  # fmt: skip
         """y = f(x·W + b). Shapes: x (N, I), y (N, O), all by columns."""
         self._run(_forward, layer.weight.T, x.T, y.T, kind, layer.bias, slope, dydz.T, *mask)
 
-    def slopes(self, dz: np.ndarray, layer: Dense, out: np.ndarray, kind: int, y: np.ndarray, slope: float = 0.0) -> None:
+    def slopes(
+        self, dz: np.ndarray, layer: Dense, out: np.ndarray, kind: int, y: np.ndarray, slope: float = 0.0
+    ) -> None:
         """out = (dz·Wᵀ)∘∂y/∂z. Shapes: dz (N, O), out and y (N, I), all by columns."""
         self._run(_backward, layer.weight, dz.T, out.T, kind, y.T, slope)
 
     def update(
-        self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, settings: tuple[float, ...] | None
+        self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, settings: Settings | None
     ) -> None:
         """dW = xᵀ·dz, db = Σ_n c_n·dz_n and, with ``settings``, Adam."""
-        factors = self._into_panels(dz, _NONE if c is None else c.T[0], p.layer.dbias)
-        state = (_NONE,) * 4 if settings is None else (p.parameter, p.gradient, p.m, p.v)
-        average = _NONE if p.average is None else p.average
+        factors = self._into_panels(dz, NONE if c is None else c.T[0], p.layer.dbias)
+        state = (NONE,) * 4 if settings is None else (p.parameter, p.gradient, p.m, p.v)
+        average = NONE if p.average is None else p.average
         _gradient(
             self.pool.control, p.squares.size, x.T, *factors, p.layer.dweight, update_rows(p.layer.out_features),
             self._packed, *state, settings or (0.0,) * 8, average, p.squares,
         )  # fmt: skip
 
-    def adam(self, p: Parameters, settings: tuple[float, ...]) -> None:
+    def adam(self, p: Parameters, settings: Settings) -> None:
         """The part of ``update`` that reads ``p.gradient``."""
-        average, width = _NONE if p.average is None else p.average, p.layer.out_features
+        average, width = NONE if p.average is None else p.average, p.layer.out_features
         state = p.parameter, p.gradient, p.m, p.v, settings, average, p.squares
         _adam(self.pool.control, p.squares.size, *state, width, update_rows(width))
 
@@ -265,7 +276,7 @@ class Gemm:
         if b.strides[1] == _BYTES:
             factor = b, b.strides[0] // _BYTES, COLUMNS
         else:
-            factor = self._into_panels(b, _NONE, _NONE)
+            factor = self._into_panels(b, NONE, NONE)
         kernel(self.pool.control, -(-len(out) // step), a, *factor, out, step, self._packed, *more)
 
     def _into_panels(self, b: np.ndarray, weights: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, int, int]:

@@ -11,15 +11,16 @@ the threads.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numba import types
 
 from npgan.data.batches import scale_pixels
-from npgan.engines.cpu.epilogues import DROPOUT, LEAKY_RELU, TANH, TIMES, row_of, slopes
-from npgan.engines.cpu.gemm import Gemm
+from npgan.engines.cpu.epilogues import DROPOUT, LEAKY_RELU, TANH, TIMES, Mask, Settings, row_of, slopes
 from npgan.engines.cpu.jit import compiled
 from npgan.engines.cpu.philox import counter, normal
-from npgan.engines.cpu.pool import shared
+from npgan.engines.cpu.pool import Pool, shared
 from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass, Penalty
 from npgan.gan import LATENT_D, LATENT_G, kept_of_average, loss_of
 from npgan.nn.layers import Dense
@@ -31,6 +32,26 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 _SCALED = scale_pixels(np.arange(256, dtype=np.uint8))
 _PIXELS_OF_A_PIECE = 64  # of each image: on one cache line or two
 _ROWS_OF_A_PIECE = 64
+
+
+class Gemm(Protocol):
+    """``gemm.Gemm``, or ``plain.PlainGemm``: matmuls, and what follows them."""
+
+    pool: Pool
+
+    def __call__(self, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None: ...
+    def activation(
+        self, x: np.ndarray, layer: Dense, y: np.ndarray, kind: int, slope: float = ...,
+        dydz: np.ndarray = ..., mask: Mask = ...,
+    ) -> None: ...  # fmt: skip
+    def slopes(
+        self, dz: np.ndarray, layer: Dense, out: np.ndarray, kind: int, y: np.ndarray, slope: float = ...
+    ) -> None: ...
+    def update(
+        self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, settings: Settings | None
+    ) -> None: ...
+    def adam(self, p: Parameters, settings: Settings) -> None: ...
+    def partial_sums(self, layer: Dense) -> int: ...
 
 
 class CpuKernels(InOrder):
@@ -142,7 +163,7 @@ class CpuKernels(InOrder):
         resident.step[0] += 1
 
 
-def _settings(p: Parameters, step: np.ndarray) -> tuple[float, ...]:
+def _settings(p: Parameters, step: np.ndarray) -> Settings:
     """What ``epilogues.adam`` takes of this iteration."""
     o, t = p.optimizer, int(step[0]) + 1
     rate, unbias = o.lr / (1.0 - o.beta1**t), 1.0 / (1.0 - o.beta2**t)

@@ -19,12 +19,12 @@ from npgan.backend import Backend, select
 from npgan.config import TrainConfig
 from npgan.data.batches import scale_pixels
 from npgan.data.digits import render
-from npgan.engines import Choice, Compute, choose
+from npgan.engines import Choice, Compute, choose, cpu_gemm
 from npgan.engines.base import FusedEngine, ReferenceEngine
 from npgan.engines.cpu import philox as cpu_philox
 from npgan.engines.cpu.blas import Blas
-from npgan.engines.cpu.gemm import Gemm, suitable
 from npgan.engines.cpu.kernels import CpuKernels
+from npgan.engines.cpu.pool import Pool
 from npgan.engines.reference import ReferenceKernels
 from npgan.engines.schedule import Draw, FusedStep, Kernels, Parameters, Pass, Penalty, Resident
 from npgan.errors import InputError
@@ -44,7 +44,7 @@ _CLOSE = {"rtol": 1e-5, "atol": 1e-4}
 
 
 def _tables() -> tuple[ReferenceKernels, CpuKernels]:
-    return ReferenceKernels(np.float32), CpuKernels(Gemm(suitable()))
+    return ReferenceKernels(np.float32), CpuKernels(cpu_gemm(Blas(2)))
 
 
 def _fused(threads: int = 2, **blas: Any) -> Choice:
@@ -120,7 +120,7 @@ def test_a_kink_is_on_the_left_piece_for_both() -> None:
 
 
 def test_odd_widths_are_refused() -> None:
-    k = CpuKernels(Gemm(False))
+    k = CpuKernels(cpu_gemm(Blas(1)))
     draw = Draw(Dropout(0.3), 0, 5, _STEP)
     with pytest.raises(ValueError, match="multiple of 8"):
         k.forward_dropout(_room(k, 4, 3), _dense(3, 5), 0.2, draw, _room(k, 4, 5), _room(k, 4, 5))
@@ -186,7 +186,9 @@ def test_gradients_and_adam(rows: int, inputs: int, outputs: int) -> None:
 def test_noise_is_as_near_to_float64_as_the_references(shape: tuple[int, int]) -> None:
     where = (2**40 + 3, philox.Stream.LATENT, 9, 1, shape)
     exact = philox.normal(*where, np.float64)
-    error, reference_error = (np.abs(found - exact) for found in (cpu_philox.normal(*where), philox.normal(*where)))
+    error, reference_error = (
+        np.abs(found - exact) for found in (cpu_philox.normal(Pool(2), *where), philox.normal(*where))
+    )
     assert error.max() <= 1.5 * reference_error.max() + 1e-6
 
 
@@ -194,6 +196,14 @@ def test_the_ends_of_the_normal_numbers() -> None:
     """From words of nothing but zeros, whose logarithm would be none, and of nothing but ones."""
     np.testing.assert_allclose(cpu_philox._box_muller(0, 0), [(2 * 33 * np.log(2.0)) ** 0.5, 0.0], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(cpu_philox._box_muller(2**32 - 1, 2**32 - 1), 0.0, atol=1e-3)
+
+
+def test_tanh_is_exact_to_a_few_roundings_and_lets_nan_through() -> None:
+    x = np.concatenate([np.linspace(-12.0, 12.0, 20001), np.geomspace(1e-30, 1.0, 2000)]).astype(np.float32)
+    found = np.array([cpu_philox.tanh(number) for number in x])
+    np.testing.assert_allclose(found, np.tanh(x.astype(np.float64)), rtol=0, atol=3 * 2.0**-24)
+    assert [cpu_philox.tanh(np.float32(end)) for end in (np.inf, -np.inf)] == [1.0, -1.0]
+    assert np.isnan(cpu_philox.tanh(np.float32(np.nan)))
 
 
 def test_the_inputs_of_an_iteration(backend: Backend) -> None:

@@ -1,0 +1,85 @@
+"""``gemm.Gemm``'s methods by BLAS's matmuls and plain loops: for processors that ``gemm`` is not written for, such as ARM.
+
+BLAS has the threads; the loops have one, so that the two do not keep the cores from each other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from npgan.engines.cpu.blas import Blas
+from npgan.engines.cpu.epilogues import NO_MASK, NO_ROWS, NONE, Mask, Settings, activation, adam, slopes
+from npgan.engines.cpu.pool import Pool, shared
+from npgan.engines.schedule import Parameters
+from npgan.nn.layers import Dense
+
+_ADAM_PIECE = 1 << 14  # numbers
+
+
+class PlainGemm:
+    """``gemm(a, b, out)``: a·b into ``out``; the other methods do what follows too."""
+
+    sums: str  # what decides the order of sums
+
+    def __init__(self, blas: Blas) -> None:
+        self.pool, self._blas = Pool(1), blas
+        self.sums = blas.sums()
+
+    def describe(self) -> str:
+        """For the run's header."""
+        return self._blas.describe()
+
+    def __call__(self, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        np.matmul(a, b, out=out)
+
+    def activation(
+        self, x: np.ndarray, layer: Dense, y: np.ndarray, kind: int, slope: float = 0.0,
+        dydz: np.ndarray = NO_ROWS, mask: Mask = NO_MASK,
+    ) -> None:  # fmt: skip
+        """y = f(x·W + b). Shapes: x (N, I), y (N, O), all by columns."""
+        np.matmul(x, layer.weight, out=y)
+        _activation(self.pool.control, 1, kind, y.T, layer.bias, slope, dydz.T, *mask)
+
+    def slopes(
+        self, dz: np.ndarray, layer: Dense, out: np.ndarray, kind: int, y: np.ndarray, slope: float = 0.0
+    ) -> None:
+        """out = (dz·Wᵀ)∘∂y/∂z. Shapes: dz (N, O), out and y (N, I), all by columns."""
+        np.matmul(dz, layer.weight.T, out=out)
+        _slopes(self.pool.control, 1, kind, out.T, y.T, slope)
+
+    def update(
+        self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, settings: Settings | None
+    ) -> None:
+        """dW = xᵀ·dz, db = Σ_n c_n·dz_n and, with ``settings``, Adam."""
+        np.matmul(x.T, dz, out=p.layer.dweight)
+        p.layer.dbias[...] = dz.sum(axis=0) if c is None else c.T[0] @ dz
+        if settings is not None:
+            self.adam(p, settings)
+
+    def adam(self, p: Parameters, settings: Settings) -> None:
+        """The part of ``update`` that reads ``p.gradient``."""
+        state = p.parameter, p.gradient, p.m, p.v, settings, NONE if p.average is None else p.average, p.squares
+        _adam(self.pool.control, p.squares.size, *state)
+
+    def partial_sums(self, layer: Dense) -> int:
+        """The pieces of ``adam``."""
+        return -(-(layer.in_features + 1) * layer.out_features // _ADAM_PIECE)
+
+
+@shared("void(int64, float32[:, :], float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 5))")
+def _activation(piece, thread, kind, z, bias, slope, dydz, scale, threshold, counter):  # type: ignore[no-untyped-def]
+    activation(kind, z, 0, z.shape[0], bias, slope, dydz, scale, threshold, counter)
+
+
+@shared("void(int64, float32[:, :], float32[:, :], float32)")
+def _slopes(piece, thread, kind, dz, y, slope):  # type: ignore[no-untyped-def]
+    slopes(kind, dz, 0, dz.shape[0], y, slope)
+
+
+_STATE = "float32[::1], float32[::1], float32[::1], float32[::1], UniTuple(float32, 8), float32[::1], float32[::1]"
+
+
+@shared(f"void({_STATE})")
+def _adam(piece, thread, param, grad, m, v, settings, average, squares):  # type: ignore[no-untyped-def]
+    first, last = piece * _ADAM_PIECE, min((piece + 1) * _ADAM_PIECE, param.size)
+    squares[piece] = adam(first, last, param, grad, m, v, settings, average)
