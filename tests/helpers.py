@@ -39,7 +39,7 @@ class _Watched:
     def __init__(self, engine: Engine, state: TrainState, after: dict[int, Callable[[TrainState], None]]) -> None:
         self.engine, self.state, self.after = engine, state, after
 
-    def run(self, iterations: int) -> np.ndarray:
+    def run(self, iterations: int, ahead: int = 0) -> np.ndarray:
         parts = []
         for _ in range(iterations):
             parts.append(self.engine.run(1))

@@ -10,14 +10,14 @@ size, b ≤ B the rows of this batch, Z the latent size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from npgan.backend import Array, array_module
+from npgan.backend import Array, array_module, to_numpy
 from npgan.config import TrainConfig
 from npgan.gan import IMAGE_PIXELS, PASS_D, PASS_G, TrainState, loss_of
 from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Sigmoid, Tanh
@@ -48,12 +48,12 @@ class Parameters(NamedTuple):
     """A Dense layer's weight (I, O) and behind it its bias (O,), in one piece: shapes (I·O + O,)."""
 
     layer: Dense
-    gradient: Array
+    gradient: Array  # or None: nobody will look at it, so it need not be stored
     parameter: Array
     m: Array
     v: Array
     optimizer: Adam  # its settings; the iteration is ``resident.step``
-    constants: Array  # (7,), where a table keeps what Adam needs in this iteration, the same for all elements
+    constants: Array  # (8,), where a table keeps what Adam needs in this iteration, the same for all elements
     squares: Array  # parts of Σ gradient², as many as the table likes
     average: Array | None  # of the parameters, moved with them by ``gan.kept_of_average(ema, iterations done)``
     ema: float
@@ -94,8 +94,7 @@ class Penalty:
 class Kernels(Protocol):
     """A table of fused kernels. Arrays for results come last and are written whole; what is read is left as it is."""
 
-    def lacks(self, config: TrainConfig) -> str | None:
-        """What a step with these settings needs and the table does not have, or None."""
+    asynchronous: bool  # calls return before the work is done, which is waited for by what ``fetch`` returns
 
     def empty(self, rows: int, width: int) -> Array:
         """A new array (rows, width) for activations, in the memory order that the kernels like."""
@@ -111,6 +110,9 @@ class Kernels(Protocol):
 
     def repeat(self, step: FusedStep, count: int) -> int:
         """``step.launch()`` so many times. Returns how often: it may stop once the metrics are not finite."""
+
+    def fetch(self, metrics: Array) -> Callable[[], np.ndarray]:
+        """Starts to copy them to main memory, as they are after all calls before this one. The result waits for them."""
 
     def partial_sums(self, layer: Dense) -> int:
         """How many parts of Σ gradient² the table writes for the layer."""
@@ -173,8 +175,7 @@ class Kernels(Protocol):
 class InOrder:
     """What a table without streams says of them: everything is done in the order of the calls."""
 
-    def lacks(self, config: TrainConfig) -> str | None:
-        return None
+    asynchronous = False
 
     def stream(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -193,6 +194,10 @@ class InOrder:
             if not np.isfinite(metrics[row]).all():
                 return done
         return count
+
+    def fetch(self, metrics: Array) -> Callable[[], np.ndarray]:
+        copied = np.array(to_numpy(metrics))
+        return lambda: copied
 
 
 class FusedStep:
@@ -219,14 +224,17 @@ class FusedStep:
         # G learns from its fakes, not from what they are paired with
         self.fakes = self.pass_g.rows_from(len(shown) - batch)
         self.penalty = self._penalty() if config.penalized else None
-        self.constants = self._xp.empty((2, 7), self._dtype)  # of D's Adam and of G's
+        self.constants = self._xp.empty((2, 8), self._dtype)  # of D's Adam and of G's
         d, g = (state.discriminator, state.optimizer_d, None), (state.generator, state.optimizer_g, state.average)
         self.parameters_d, self.squares_d = self._parameters(*d, self.constants[0])
         self.parameters_g, self.squares_g = self._parameters(*g, self.constants[1])
 
-    def launch(self) -> None:
-        """The same order as in ``gan.train_step``."""
+    def launch(self, keep_gradients: bool = True) -> None:
+        """The same order as in ``gan.train_step``. Gradients that nobody will look at need not be kept."""
         k, rows, slope = self.kernels, self.rows, self.config.leaky_slope
+        parameters_d, parameters_g = self.parameters_d, self.parameters_g
+        if not keep_gradients:
+            parameters_d, parameters_g = _unkept(parameters_d), _unkept(parameters_g)
 
         # The images of this step. D's update does not touch G, so both noise batches go through G as one.
         k.inputs(self, self.images[:rows], self.latent[:rows], self.latent[rows:])
@@ -238,7 +246,7 @@ class FusedStep:
 
         # D step: tell real from fake.
         self._forward_d(self.pass_d)
-        self._backward_d(self.pass_d, self.parameters_d)
+        self._backward_d(self.pass_d, parameters_d)
 
         # G step: make the updated D say "real". The gradient goes through D and tanh down to G's last z.
         if self.config.loss == "relativistic":  # in pairs with the real images
@@ -250,7 +258,7 @@ class FusedStep:
             x = (self.g_y[index - 1] if index else self.latent)[rows:]
             if index:
                 k.backward_leaky_relu(self.g_dz[index], self.g[index], x, slope, self.g_dz[index - 1])
-            self._update(index, x, self.g_dz[index], self.parameters_g)
+            self._update(index, x, self.g_dz[index], parameters_g)
         k.finish(self)
 
     def tensors(self) -> Iterator[tuple[str, str, Array]]:
@@ -377,6 +385,10 @@ def unsupported(state: TrainState, config: TrainConfig) -> str | None:
     if not state.optimizer_d.step == state.optimizer_g.step == state.step:
         return "fused kernels update both networks once in every iteration"
     return None
+
+
+def _unkept(parameters: list[Parameters]) -> list[Parameters]:
+    return [each._replace(gradient=None) for each in parameters]
 
 
 def _dense(net: Sequential) -> list[Dense]:

@@ -13,6 +13,12 @@ from npgan.errors import InputError, first_line
 THREADS = 256  # in every block
 TILES = ((64, 64), (32, 64), (32, 32))  # rows and columns of a GEMM that a block computes; gemm.cuh has the same three
 TENSOR_CORES = 80  # the compute capability, times ten, from which on there are TF32 tensor cores and cp.async copies
+_TF32_AS_FLOAT32 = (
+    86,
+    89,
+    120,
+    121,
+)  # where tensor cores do TF32 at the rate of plain float32: three passes would cost three times that
 
 _SOURCES = ("math.cuh", "ptx.cuh", "gemm.cuh", "step.cu")
 
@@ -42,11 +48,16 @@ def source(names: tuple[str, ...] = _SOURCES) -> str:
     return "\n".join(texts).encode("ascii", "replace").decode("ascii")
 
 
+def options(passes: int) -> tuple[str, ...]:
+    """What NVRTC is told, besides what CuPy tells it."""
+    return "--std=c++17", f"-DPASSES={passes}"
+
+
 def passes(precision: str, capability: int) -> int:
     """The option PASSES of gemm.cuh. ``capability``: 90 for 9.0. Raises InputError."""
     if capability < 70:
         raise InputError(f"fused kernels need a GPU of compute capability 7.0 or more, this one has {capability / 10}")
-    if capability < TENSOR_CORES:
+    if capability < TENSOR_CORES or (precision == "fp32" and capability in _TF32_AS_FLOAT32):
         return 0
     return 1 if precision == "tf32" else 3
 
@@ -66,16 +77,16 @@ class Gpu:
         """``precision``: fp32 or tf32. Raises InputError where this GPU or this CUDA cannot run them."""
         device = cupy.cuda.Device()
         self.multiprocessors = int(device.attributes["MultiProcessorCount"])
+        self.capability = int(device.compute_capability)
         self._cupy = cupy
-        self.compile(passes(precision, int(device.compute_capability)))
+        self.compile(passes(precision, self.capability))
         self.main, self.side = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
 
     def compile(self, passes: int) -> None:
         """``passes``: how GEMMs are done, see gemm.cuh. Raises InputError where this CUDA cannot do it."""
         self.passes = passes
-        options = ("--std=c++17", f"-DPASSES={passes}")
         try:
-            self._module = self._cupy.RawModule(code=source(), options=options, backend="nvrtc")
+            self._module = self._cupy.RawModule(code=source(), options=options(passes), backend="nvrtc")
             self._module.compile()
         except Exception as error:  # of NVRTC and of the driver, without a common base class
             raise InputError(
@@ -86,11 +97,14 @@ class Gpu:
     @property
     def gemm(self) -> str:
         """How GEMMs are done, for the run's header."""
-        return {
-            0: "float32 GEMM without tensor cores, which need compute capability 8.0",
-            1: "TF32 GEMM",
-            3: "float32 GEMM in three TF32 passes",
-        }[self.passes]
+        if self.passes == 0:
+            why = (
+                "need compute capability 8.0"
+                if self.capability < TENSOR_CORES
+                else "do TF32 no faster than float32 here"
+            )
+            return f"float32 GEMM without tensor cores, which {why}"
+        return "TF32 GEMM" if self.passes == 1 else "float32 GEMM in three TF32 passes"
 
     def launch(self, kernel: str, blocks: tuple[int, int], *arguments: Any) -> None:
         if kernel not in self._functions:

@@ -155,9 +155,9 @@ __device__ inline void multiply_add(float c[TILE::DOWN][TILE::ACROSS][4], const 
 }
 
 // The tile of this block. `finish(row, column, four)` gets four neighbors of a row at a time, so the result's width divides by 4.
-// With SUM_B, sum_b(column, Σ_k b(k, column)) is called once for every column.
+// With SUM_B, sum_b(column, Σ_k c_k·b(k, column)) is called once for every column; where `weights` is a null pointer c is 1.
 template <class TILE, Layout LAYOUT_A, Layout LAYOUT_B, bool SUM_B, class Finish, class SumB>
-__device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, Finish finish, SumB sum_b) {
+__device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, Finish finish, SumB sum_b, const float* weights) {
     typedef Slab<LAYOUT_A, TILE::ROWS> A;
     typedef Slab<LAYOUT_B, TILE::COLUMNS> B;
     const int DOWN = TILE::DOWN, ACROSS = TILE::ACROSS, PAIR = A::SIZE + B::SIZE;
@@ -199,7 +199,10 @@ __device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, F
             multiply_add<TILE, A, B>(c, room + now + a_place, room + now + b_place, k);
         if (SUM_B && blockIdx.y == 0)
 #pragma unroll
-            for (int k = 0; k < SLAB; k += TILE::PARTS) column_sum += room[now + sum_place + B::place(0, k)];
+            for (int k = 0; k < SLAB; k += TILE::PARTS) {
+                int row = slab * SLAB + threadIdx.x / TILE::COLUMNS + k;
+                column_sum += room[now + sum_place + B::place(0, k)] * (weights && row < ks ? weights[row] : 1.0f);
+            }
         free = now;
         now = now + PAIR < RING ? now + PAIR : 0;
     }

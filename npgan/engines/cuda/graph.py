@@ -40,9 +40,10 @@ class Graphs:
             graphs[size].launch(self.gpu.main)
 
     def _capture(self, step: FusedStep, iterations: int) -> Any:
+        """Gradients are kept in the last iteration, which is the one that ``FusedEngine.tensors`` tells of."""
         self.gpu.main.begin_capture()
-        for _ in range(iterations):
-            step.launch()
+        for left in reversed(range(iterations)):
+            step.launch(keep_gradients=left == 0)
         return self.gpu.main.end_capture()
 
 

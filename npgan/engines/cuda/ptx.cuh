@@ -1,9 +1,9 @@
 // What only the hardware can do, each behind one function: copies that go on by themselves, and the tensor cores.
 // Needs compute capability 8.0; older GPUs copy at once and multiply with plain FMAs (PASSES 0).
-// tests/engines/cuda/cuda_host.h has the same functions for a CPU.
+// tests/ptx runs what NVRTC makes of them.
 
-// Four floats into shared memory, or four zeros unless `inside`; `from` is readable either way. Both addresses are on 16-byte
-// boundaries. The copy is done for sure only after wait_copies and a __syncthreads.
+// Four floats into shared memory, or four zeros unless `inside`: then nothing is read, so `from` may point anywhere. Both addresses
+// are on 16-byte boundaries. The copy is done for sure only after wait_copies and a __syncthreads.
 __device__ inline void copy_four(float* to, const float* from, bool inside) {
 #if __CUDA_ARCH__ >= 800
     u32 address = (u32)__cvta_generic_to_shared(to);
@@ -40,8 +40,9 @@ __device__ inline float round_to_tf32(float x) {
 #endif
 }
 
-// x = big + small, both of them TF32: big is the nearest to x, small what that leaves, cut off to 10 bits. A NaN of x is a NaN
-// of small; that of big may be lost, as the rounding is by integers, two instructions in the place of three.
+// x = big + small, both of them TF32: big is the nearest to x, small what that leaves, cut off to 10 bits. Where x is infinite or
+// NaN, small is NaN, and so are the products: infinity becomes NaN. Of big that may be lost, as the rounding is by integers, two
+// instructions in the place of three.
 __device__ inline void split(float x, float& big, float& small) {
     big = __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xFFFFE000u);
     small = __uint_as_float(__float_as_uint(x - big) & 0xFFFFE000u);

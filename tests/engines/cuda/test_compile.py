@@ -6,9 +6,9 @@ import functools
 import re
 
 import pytest
-from cuda_host import kernel_names
+from ptx.emulator import kernel_names
 
-from npgan.engines.cuda.device import source
+from npgan.engines.cuda.device import options, source
 
 pytest.importorskip("cupy", reason="needs CuPy's compiler: pip install 'npgan[nvrtc]'")
 
@@ -31,7 +31,7 @@ def _compile(architecture: str, passes: int) -> bytes:
 def _options(architecture: str, passes: int) -> tuple[str, ...]:
     """Those of ``Gpu.compile``, and those that CuPy adds."""
     added = (f"-arch={architecture}", "-ftz=true", "--device-as-default-execution-space")
-    return ("--std=c++17", f"-DPASSES={passes}", *added)
+    return (*options(passes), *added)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,14 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cuda_host
 import numpy as np
 import pytest
 import test_gpu
 from cuda_streams import Event, Graph, Stream
-from cupy_host import REAL, RawModule
+from cupy_host import REAL
 from cupy_host import cupy as stand_in
 from helpers import small_networks
+from ptx import emulator
 
 # The tests marked gpu, on the stand-in that the fixture of this file gives them; not those that take long on it.
 from test_gpu import (  # noqa: F401
@@ -35,20 +36,21 @@ from test_gpu import (  # noqa: F401
     test_without_fused_kernels_the_plain_maths_trains,
 )
 
-from npgan import gan
+from npgan import engines, gan
 from npgan.backend import Backend, select, to_numpy
 from npgan.bench import gpu as bench
 from npgan.bench import gpu_profile
 from npgan.cli import main
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.data.batches import iterations_per_epoch, scale_pixels
 from npgan.engines.base import FusedEngine, ReferenceEngine
 from npgan.engines.cuda import graph
 from npgan.engines.cuda.device import THREADS, Gpu
 from npgan.engines.cuda.kernels import CudaKernels
 from npgan.gan import StepMetrics, TrainState, new_state
+from npgan.runs import train as run_module
 
-pytestmark = pytest.mark.skipif(cuda_host.COMPILER is None, reason="needs g++")
+pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
 
 Array = Any
 
@@ -57,11 +59,10 @@ _IMAGES = np.random.default_rng(0).integers(0, 256, (44, 784), dtype=np.uint8)  
 
 
 @pytest.fixture(scope="module")
-def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def cupy() -> Iterator[Backend]:
     """The stand-in is CuPy, the tutorial's networks are narrow, and the data of the tests marked gpu are few."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", stand_in)
-        patch.setattr(RawModule, "folder", tmp_path_factory.mktemp("cuda"))
         for name, function in small_networks((16, 24, 40)).items():
             patch.setattr(gan, name, function)
         patch.setattr(test_gpu, "_IMAGES", test_gpu._IMAGES[:30])  # three batches of 8, and one of 6
@@ -120,8 +121,10 @@ def _vectors(state: TrainState) -> list[Array]:
         {"dropout_in_g_step": True, "leaky_slope": 0.1, "dropout": 0.5, "beta1": 0.5, "lr_d": 1e-4},
         {"batch_size": 44, "epochs": 5},
         {"batch_size": 60, "epochs": 5, "latent_dim": 7},
+        {**PRESETS["r3gan"], "lr_schedule": "cosine"},
+        {"r1": 1.0, "loss": "bce-logits", "ema": 0.9},
     ],
-    ids=["tutorial", "logits", "options", "one batch", "less than a batch"],
+    ids=["tutorial", "logits", "options", "one batch", "less than a batch", "r3gan, cosine", "R1 with dropout"],
 )
 def test_training_is_that_of_train_step(cupy: Backend, gpu: Gpu, changes: dict[str, Any]) -> None:
     config = replace(_CONFIG, **changes)
@@ -168,6 +171,42 @@ def test_launches_and_graphs(cupy: Backend, gpu: Gpu, monkeypatch: pytest.Monkey
     assert engine.run(6).shape == (6, len(StepMetrics._fields))
 
 
+def test_the_next_epoch_is_started_before_metrics_are_waited_for(
+    cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _engine(cupy, gpu, _CONFIG)
+    metrics = [expected.run(6) for _ in range(3)]
+    started: list[int] = []  # iterations, when somebody waits
+    engine, launched, synchronize = _engine(cupy, gpu, _CONFIG), [0], Event.synchronize
+    repeat = CudaKernels.repeat
+
+    def counted(self: CudaKernels, step: Any, count: int) -> int:
+        launched[0] += count
+        return repeat(self, step, count)
+
+    def waited(self: Event) -> None:
+        started.append(launched[0])
+        synchronize(self)
+
+    monkeypatch.setattr(CudaKernels, "repeat", counted)
+    monkeypatch.setattr(Event, "synchronize", waited)
+    for ahead, one in zip((6, 6, 0), metrics, strict=True):
+        np.testing.assert_array_equal(engine.run(6, ahead), one)
+    assert started == [12, 18, 18]
+    for found, right in zip(_vectors(engine.state), _vectors(expected.state), strict=True):
+        np.testing.assert_array_equal(to_numpy(found), to_numpy(right))
+
+
+def test_what_was_started_is_forgotten_when_the_state_is_set_back(cupy: Backend, gpu: Gpu) -> None:
+    engine = _engine(cupy, gpu, _CONFIG)
+    before = [to_numpy(vector) for vector in _vectors(engine.state)]
+    metrics = engine.run(2, 4)
+    for vector, values in zip(_vectors(engine.state), before, strict=True):
+        vector.set(values)
+    engine.state.step = 0
+    np.testing.assert_array_equal(engine.run(2), metrics)
+
+
 @pytest.mark.parametrize(("images", "expected"), [(60_000, 39), (44 * 128, 22), (40 * 128, 40), (5, 1)])
 def test_iterations_in_a_graph(images: int, expected: int) -> None:
     step: Any = SimpleNamespace(resident=SimpleNamespace(pixels=range(images)), config=TrainConfig())
@@ -199,6 +238,21 @@ def test_a_run_goes_on_without_the_gpu(cupy: Backend, tmp_path: Path, capsys: py
     assert main(["train", "--backend", "cupy", *test_gpu._FEW, "--epochs", "1", "--quiet", "--out", str(tmp_path)]) == 0
     assert main(["train", "--backend", "numpy", "--epochs", "2", "--quiet", "--resume", str(tmp_path)]) == 0
     assert "resumes with backend numpy after cupy" in capsys.readouterr().err
+
+
+def test_cupys_own_compiling_is_said(
+    cupy: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes up to a minute before anything else could be shown."""
+
+    def slow(*given: Any) -> TrainState:
+        time.sleep(0.05)
+        return new_state(*given)
+
+    monkeypatch.setattr(run_module, "new_state", slow)
+    monkeypatch.setattr(engines, "_PATIENCE", 0.01)
+    assert main(["train", "--backend", "cupy", *test_gpu._FEW, "--epochs", "1", "--out", str(tmp_path)]) == 0
+    assert "CuPy compiles its kernels: once on this machine" in capsys.readouterr().err
 
 
 # --- the benchmark -----------------------------------------------------------------------------------------------------
