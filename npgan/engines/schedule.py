@@ -203,8 +203,21 @@ class InOrder:
 class FusedStep:
     """Iterations of b rows each. ``launch`` starts one; its result is in the state and in ``resident.metrics``."""
 
-    def __init__(self, kernels: Kernels, state: TrainState, config: TrainConfig, resident: Resident, rows: int) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        state: TrainState,
+        config: TrainConfig,
+        resident: Resident,
+        rows: int,
+        twin: FusedStep | None = None,
+    ) -> None:
+        """``twin``: a step that takes turns with this one, so that what goes in and comes out may be made beside the other.
+
+        Only that is in arrays of its own: noise, images, outputs, sums, constants. Between there are the twin's.
+        """
         self.kernels, self.config, self.resident, self.rows = kernels, config, resident, rows
+        self._state = state
         self.loss, pairs = loss_of(config), config.loss == "relativistic"
         self.batch = rows if pairs else config.batch_size
         self.optimizers = state.optimizer_d, state.optimizer_g
@@ -212,13 +225,16 @@ class FusedStep:
         self._dropout = [layer for layer in state.discriminator.layers if isinstance(layer, Dropout) and layer.rate]
         like, empty, batch = state.generator.parameters, kernels.empty, self.batch
         self._xp, self._dtype = array_module(like), like.dtype
+        # the iterations done before this one, for what is drawn; where iterations overlap, `inputs` writes it
+        self.counter = self._xp.empty(1, np.uint32) if kernels.asynchronous else resident.step
         self.latent = empty(rows + batch, config.latent_dim)
         self.images = empty(2 * rows + batch, IMAGE_PIXELS)  # real, fake for the D step, fake for the G step
-        self.g_y = [*(empty(rows + batch, layer.out_features) for layer in self.g[:-1]), self.images[rows:]]
-        self.g_dz = [empty(batch, layer.out_features) for layer in self.g]
-        self.pass_d = self._pass(self.images[: 2 * rows], PASS_D)
+        hidden = twin.g_y[:-1] if twin else [empty(rows + batch, layer.out_features) for layer in self.g[:-1]]
+        self.g_y = [*hidden, self.images[rows:]]
+        self.g_dz = twin.g_dz if twin else [empty(batch, layer.out_features) for layer in self.g]
+        self.pass_d = self._pass(self.images[: 2 * rows], PASS_D, twin and twin.pass_d)
         shown = self.images[: 2 * rows] if pairs else self.images[2 * rows :]
-        self.pass_g = self._pass(shown, PASS_G if config.dropout_in_g_step else None)
+        self.pass_g = self._pass(shown, PASS_G if config.dropout_in_g_step else None, twin and twin.pass_g)
         self.pass_d.target[:rows], self.pass_d.target[rows:] = 1.0 - config.label_smoothing, 0.0
         self.pass_g.target[:-batch], self.pass_g.target[-batch:] = 0.0, 1.0
         # G learns from its fakes, not from what they are paired with
@@ -229,15 +245,24 @@ class FusedStep:
         self.parameters_d, self.squares_d = self._parameters(*d, self.constants[0])
         self.parameters_g, self.squares_g = self._parameters(*g, self.constants[1])
 
-    def launch(self, keep_gradients: bool = True) -> None:
-        """The same order as in ``gan.train_step``. Gradients that nobody will look at need not be kept."""
+    def launch(self) -> None:
+        """One iteration, in the order of ``gan.train_step``."""
+        self.kernels.inputs(self, *self.inputs())
+        self.body()
+        self.kernels.finish(self)
+
+    def inputs(self) -> tuple[Array, Array, Array]:
+        """Real images and both batches of noise: what ``Kernels.inputs`` writes."""
+        return self.images[: self.rows], self.latent[: self.rows], self.latent[self.rows :]
+
+    def body(self, keep_gradients: bool = True) -> None:
+        """All between inputs and metrics. Gradients that nobody will look at need not be kept."""
         k, rows, slope = self.kernels, self.rows, self.config.leaky_slope
         parameters_d, parameters_g = self.parameters_d, self.parameters_g
         if not keep_gradients:
             parameters_d, parameters_g = _unkept(parameters_d), _unkept(parameters_g)
 
         # The images of this step. D's update does not touch G, so both noise batches go through G as one.
-        k.inputs(self, self.images[:rows], self.latent[:rows], self.latent[rows:])
         x = self.latent
         for layer, y in zip(self.g[:-1], self.g_y[:-1], strict=True):
             k.forward_leaky_relu(x, layer, slope, y)
@@ -259,7 +284,10 @@ class FusedStep:
             if index:
                 k.backward_leaky_relu(self.g_dz[index], self.g[index], x, slope, self.g_dz[index - 1])
             self._update(index, x, self.g_dz[index], parameters_g)
-        k.finish(self)
+
+    def twin(self) -> FusedStep:
+        """A step to take turns with this one."""
+        return FusedStep(self.kernels, self._state, self.config, self.resident, self.rows, self)
 
     def tensors(self) -> Iterator[tuple[str, str, Array]]:
         """Net, name and array of everything that an iteration computes, in its order."""
@@ -328,10 +356,10 @@ class FusedStep:
         if index == 0:
             self.kernels.join()
 
-    def _pass(self, x: Array, forward_pass: int | None) -> Pass:
+    def _pass(self, x: Array, forward_pass: int | None, twin: Pass | None) -> Pass:
         rows = len(x)
         on = [] if forward_pass is None else self._dropout
-        draws = [Draw(each, each.draw_site(forward_pass or 0), self.config.seed, self.resident.step) for each in on]
+        draws = [Draw(each, each.draw_site(forward_pass or 0), self.config.seed, self.counter) for each in on]
 
         def hidden() -> list[Array]:
             return [self.kernels.empty(rows, layer.out_features) for layer in self.d[:-1]]
@@ -339,12 +367,14 @@ class FusedStep:
         def column() -> Array:
             return self._xp.empty((rows, 1), self._dtype)
 
-        dydz, output_dz = hidden() if draws else [], column()
+        y, dz = (twin.y, twin.dz) if twin else (hidden(), hidden())
+        dydz = twin.dydz if twin else hidden() if draws else []
+        output_dz = column()
         start = output_dz
         if forward_pass == PASS_D and self.config.penalized:
             start = column()
             start[...] = 1.0
-        return Pass(x, column(), draws, hidden(), dydz, hidden(), column(), output_dz, start)
+        return Pass(x, column(), draws, y, dydz, dz, column(), output_dz, start)
 
     def _penalty(self) -> Penalty:
         rows, config = self.rows, self.config

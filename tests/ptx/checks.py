@@ -285,17 +285,19 @@ def inputs(bench: Bench, rows: int, batch: int, z: int, count: int, step: int, s
     per_epoch, width = -(-count // batch), -(-z // 4) * 4
     pixels = bench.random.integers(0, 256, (count, 784), dtype=np.uint8)
     order = bench.random.permutation(count).astype(U)
-    outputs = [empty(rows, 784), empty(rows, width), empty(batch, width), empty(2, 8)]
+    outputs = [empty(1, dtype=U), empty(rows, 784), empty(rows, width), empty(batch, width), empty(2, 8)]
     threads = rows * 196 + -(-rows * z // 4) + -(-batch * z // 4) + 2
     other = (1e-3, 0.5, 0.99, 1e-7)
+    before, offset = np.array([(step - 3) % 2**32], U), U(3)  # the fourth iteration of a graph
     arguments = (
-        pixels, order, np.array([step], U), *outputs, N(rows), N(batch), N(per_epoch), N(z), S(seed),
+        pixels, order, before, *outputs, offset, N(rows), N(batch), N(per_epoch), N(z), S(seed),
         *(D(each) for each in (*ADAM, *other)), U(epochs), D(EMA),
     )  # fmt: skip
     share = 0.5 * (1.0 + np.cos(np.pi * (step // per_epoch) / epochs)) if epochs else 1.0
     first = step % per_epoch * batch
-    for images, *noises, constants in bench.run("inputs", (-(-threads // THREADS), 1), arguments, outputs):
+    for counter, images, *noises, constants in bench.run("inputs", (-(-threads // THREADS), 1), arguments, outputs):
         close("inputs' images", images, scale_pixels(pixels[order[first : first + rows]], D), 1.0, 2e-7)
+        assert int(counter[0]) == step, "inputs: another iteration"
         for site, noise in enumerate(noises):
             exact = philox.normal(seed, Stream.LATENT, step, site, (len(noise), z))
             close("inputs' noise", noise[:, :z], exact, 1.0 + np.abs(exact), 4e-6)
@@ -323,18 +325,18 @@ def finish(
     targets = [np.resize([1.0, 0.0, 0.9], (len(output), 1)).astype(F) for output in outputs]
     squares = [np.abs(bench.normal(count)) for count in blocks]
     penalties = np.abs(bench.normal(2 * rows)) if pairs else NULL
-    metrics, counter = empty(per_epoch, 6), np.array([step], U)
+    metrics, counter, before = empty(per_epoch, 6), np.array([step], U), np.array([step - step % 3], U)
     arguments = (
-        outputs[0], targets[0], outputs[1], targets[1], *squares, penalties, metrics, counter, N(rows), N(batch), N(per_epoch),
-        *map(N, blocks), N(kind),
+        outputs[0], targets[0], outputs[1], targets[1], *squares, penalties, metrics, counter, before, U(5), N(rows),
+        N(batch), N(per_epoch), *map(N, blocks), N(kind),
     )  # fmt: skip
     d, g = (output.astype(D) for output in outputs)
     real = loss.probability(d)[:rows].mean(), loss.probability(d)[rows:].mean()
     losses = [loss.forward(output, target.astype(D)) for output, target in zip((d, g), targets, strict=True)]
     losses[0] += penalties.astype(D).sum() if pairs else 0.0
     exact = np.array([*losses, *real, *(np.sqrt(each.astype(D).sum()) for each in squares)])
-    for found, after in bench.run("finish", (1, 1), arguments, [metrics, counter]):
+    for found, after in bench.run("finish", (1, 1), arguments, [metrics, before]):
         row = step % per_epoch
         close("finish's metrics", found[row], exact, np.abs(exact) + 1e-3, 3e-6 if scale == 1.0 else 1e-4)
         assert not written(np.delete(found, row, 0)).any(), "finish: another row is written"
-        assert int(after[0]) == (step + 1) % 2**32, "finish: the step counter"
+        assert int(after[0]) == (int(before[0]) + 5) % 2**32, "finish: the step counter"

@@ -884,9 +884,10 @@ struct Machine {
         case PREFETCH: {
             Row room;
             const u64* at = read<u64>(w, in.operands[0], room);
+            u64 offset = in.operands[1].value;
             FOR_LANES(l, go) {
                 bool inside = false;
-                for (const Range& range : ranges) inside |= at[l] >= range.from && at[l] < range.to;
+                for (const Range& range : ranges) inside |= at[l] + offset >= range.from && at[l] + offset < range.to;
                 if (!inside) report("OUT OF BOUNDS prefetch", in, l);
             }
             return;

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgan.engines.cuda.device import THREADS, TILES, options, source
+from npgan.engines.cuda.device import DESIGN, THREADS, Design, options, source
 from ptx.program import SIZES, Program, kernels_of, parse
 
 COMPILER = shutil.which("g++")
@@ -76,9 +76,9 @@ def compile_ptx(code: str, architecture: int, more: tuple[str, ...]) -> str:
 
 
 @functools.cache
-def kernels(architecture: int, passes: int) -> Module:
+def kernels(architecture: int, passes: int, design: Design = DESIGN) -> Module:
     """npgan's, for PASSES."""
-    return Module(source(), architecture, options(passes))
+    return Module(source(), architecture, options(passes, design))
 
 
 def empty(*shape: int, dtype: Any = np.float32) -> np.ndarray:
@@ -112,15 +112,6 @@ def signature(code: str, kernel: str) -> tuple[Signature, ...]:
         kind, const = (before.type, before.const) if before else (declared[2], bool(declared[1]))
         parameters.append(Signature(kind, declared[3] == "*", const))
     return tuple(parameters)
-
-
-def kernel_names(code: str) -> list[str]:
-    """Every kernel of the source; those for tiles once for each."""
-    plain = re.findall(
-        r'extern "C" __global__ void (?:__cluster_dims__\(\d+\) )?__launch_bounds__\(THREADS\)\s+(\w+)\(', code
-    )
-    tiled = re.findall(r"KERNEL\((\w+), TILE\)\(", code)
-    return plain + [f"{name}_{rows}x{columns}" for name in tiled for rows, columns in TILES]
 
 
 class Module:

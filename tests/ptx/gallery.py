@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from npgan.engines.cuda.device import options, source
+from npgan.engines.cuda.device import DESIGN, options, source
 from ptx import checks
 from ptx.checks import Bench
 from ptx.emulator import Module, Options
@@ -80,7 +80,7 @@ BUGS = [
         "i < outers && 0 < ks : 0 < outers && i < ks", "i < outers : 0 < outers", _forward),
     Bug("a tile stored past the last column",
         "first_row + r < rows && first_column + s < columns", "first_row + r < rows", _forward),
-    Bug("rows that there are not", "if (row >= n) return;", "", _head),
+    Bug("rows that there are not", "if (row >= n) return;\n    const float* x_row", "const float* x_row", _head),
     Bug("noise into what pads the rows", "if (element < rows * width) latent", "latent", _inputs),
     Bug("one element too many", "at < count; at +=", "at <= count; at +=", _update),
     Bug("a vector off its boundary",
@@ -109,7 +109,7 @@ BUGS = [
     Bug("dropout's mask from the wrong word",
         "element & 4 ? words.third : words.first", "element & 4 ? words.second : words.first", _forward),
     Bug("dropout's backward forgets the mask", "dydz ? dydz[(size_t)row * i + c] : ", "", _head),
-    Bug("images of another batch", "*step % per_epoch * batch + i / 196", "*step % per_epoch * rows + i / 196", _inputs),
+    Bug("images of another batch", "done % per_epoch * batch + i / 196", "done % per_epoch * rows + i / 196", _inputs),
     Bug("Adam without its bias correction", "rate = lr / (1.0 - power(beta1, t))", "rate = lr", _inputs),
     Bug("an average that moves before the parameters", "(p.x - mean.x)", "(g.x - mean.x)", _update),
     Bug("a pair with itself", "row < pairs ? row + pairs : first", "row", _head),
@@ -129,5 +129,5 @@ def planted(bug: Bug) -> Bench:
     assert code.count(bug.old) == 1, f"{bug.name}: {code.count(bug.old)} places"
     for tile in ("64x64", "32x64", *(["32x32"] if bug.check in _SMALL else [])):
         code = code.replace(f"\nDENSE_KERNELS({tile})", "")
-    module = Module(code.replace(bug.old, bug.new), 90, options(bug.passes))
+    module = Module(code.replace(bug.old, bug.new), 90, options(bug.passes, DESIGN))
     return Bench(module, bug.passes, _ALL)

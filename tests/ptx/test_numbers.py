@@ -10,7 +10,7 @@ import pytest
 from helpers import adam_at
 
 from npgan.data.batches import scale_pixels
-from npgan.engines.cuda.device import options, source
+from npgan.engines.cuda.device import DESIGN, options, source
 from npgan.nn import ops, philox
 from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits
 from npgan.nn.philox import Stream
@@ -48,7 +48,7 @@ OF_ONE(round_to_tf32, round_to_tf32(x[i]))
 
 @pytest.fixture(scope="module")
 def module() -> Module:
-    return Module(source(("math.cuh", "ptx.cuh")) + _KERNELS, 90, options(3))
+    return Module(source(("math.cuh", "ptx.cuh")) + _KERNELS, 90, options(3, DESIGN))
 
 
 def _run(module: Module, kernel: str, count: int, *arguments: Any, more: tuple[Any, ...] = ()) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -40,9 +41,20 @@ def _recorded(recorder: Recorder, config: TrainConfig) -> Recorder:
     return recorder
 
 
+def _overlapped(recorder: Recorder, config: TrainConfig) -> Recorder:
+    """Two graphs of whole batches, one of five iterations and one of four, and one of a shorter batch between them."""
+    state = new_state(config, select("numpy"))
+    whole, rest = (_step(recorder, state, config, rows) for rows in (config.batch_size, config.batch_size - 4))
+    twins = {step: step.twin() for step in (whole, rest)}
+    for recorder.iteration, (step, count) in enumerate(((whole, 5), (rest, 1), (whole, 4))):
+        CudaKernels(recorder, np).overlapped(step, twins[step], count)
+    return recorder
+
+
 @pytest.mark.parametrize("changes", _CHANGES, ids=str)
-def test_no_two_launches_at_once_touch_the_same_bytes(changes: dict[str, Any]) -> None:
-    recorder = _recorded(Recorder(), replace(_CONFIG, **changes))
+@pytest.mark.parametrize("recorded", [_recorded, _overlapped])
+def test_no_two_launches_at_once_touch_the_same_bytes(recorded: Any, changes: dict[str, Any]) -> None:
+    recorder = recorded(Recorder(), replace(_CONFIG, **changes))
     assert recorder.unjoined() == set()
     assert len(list(recorder.at_once())) > 10  # updates run beside the main chain
     assert recorder.races() == []
@@ -53,11 +65,25 @@ def test_gradients_that_nobody_looks_at_are_not_written() -> None:
     vectors = [net.gradients for net in (state.generator, state.discriminator)]
     for kept in (True, False):
         recorder = Recorder()
-        _step(recorder, state, _CONFIG, 8).launch(keep_gradients=kept)
+        _step(recorder, state, _CONFIG, 8).body(keep_gradients=kept)
         writes = [each for launch in recorder.launches for each in launch.writes]
         for vector in vectors:
             start = vector.ctypes.data
             assert any(start <= at < start + vector.nbytes for at, _ in writes) == kept
+
+
+def test_inputs_and_metrics_are_off_the_main_chain() -> None:
+    recorder = _overlapped(Recorder(), _CONFIG)
+    beside = {frozenset((one.kernel, other.kernel)) for one, other in recorder.at_once()}
+    first = "forward_leaky_relu_32x32"
+    assert {frozenset(("inputs", first)), frozenset(("finish", first))} <= beside
+
+
+def test_one_set_of_inputs_for_all_iterations_is_found() -> None:
+    recorder = Recorder()
+    step = _step(recorder, new_state(_CONFIG, select("numpy")), _CONFIG, 8)
+    CudaKernels(recorder, np).overlapped(step, step, 3)
+    assert recorder.races()
 
 
 def test_a_missing_join_is_found() -> None:
@@ -71,15 +97,10 @@ def test_a_missing_join_is_found() -> None:
 
 def test_a_side_stream_that_waits_for_nothing_is_found() -> None:
     class Hasty(Recorder):
-        def side_stream(self) -> Any:
+        @contextmanager
+        def side_stream(self) -> Iterator[None]:
             self._stream = "side"
-            return super().side_stream() if not self.launches else _Leaving(self)
-
-    class _Leaving(nullcontext):  # type: ignore[type-arg]
-        def __init__(self, recorder: Recorder) -> None:
-            self._recorder = recorder
-
-        def __exit__(self, *problem: object) -> None:
-            self._recorder._stream = "main"
+            yield
+            self._stream = "main"
 
     assert _recorded(Hasty(), _CONFIG).races()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from types import ModuleType
 from typing import Any, Protocol
@@ -21,6 +23,20 @@ _TF32_AS_FLOAT32 = (
 )  # where tensor cores do TF32 at the rate of plain float32: three passes would cost three times that
 
 _SOURCES = ("math.cuh", "ptx.cuh", "gemm.cuh", "step.cu")
+
+
+@dataclass(frozen=True)
+class Design:
+    """How an iteration is launched. Each switch can be measured alone: ``bench.gpu_variants``."""
+
+    side_stream: bool = True  # updates run beside the main chain
+    priority: bool = True  # where both streams have work, the main chain's goes first
+    overlapped: bool = True  # an iteration's inputs and metrics are made beside the main chain of another
+    prefetched: bool = True  # an update fetches its parameters, m and v into the L2 cache before its GEMM
+    tile: tuple[int, int] | None = None  # of every GEMM; None: ``tile_of`` picks
+
+
+DESIGN = Design()
 
 
 class Launcher(Protocol):
@@ -48,9 +64,9 @@ def source(names: tuple[str, ...] = _SOURCES) -> str:
     return "\n".join(texts).encode("ascii", "replace").decode("ascii")
 
 
-def options(passes: int) -> tuple[str, ...]:
+def options(passes: int, design: Design) -> tuple[str, ...]:
     """What NVRTC is told, besides what CuPy tells it."""
-    return "--std=c++17", f"-DPASSES={passes}"
+    return "--std=c++17", f"-DPASSES={passes}", f"-DPREFETCHED={int(design.prefetched)}"
 
 
 def passes(precision: str, capability: int) -> int:
@@ -60,6 +76,14 @@ def passes(precision: str, capability: int) -> int:
     if capability < TENSOR_CORES or (precision == "fp32" and capability in _TF32_AS_FLOAT32):
         return 0
     return 1 if precision == "tf32" else 3
+
+
+def kernel_names() -> list[str]:
+    """Every kernel of the source; those for tiles once for each."""
+    code = source()
+    plain = re.findall(r'extern "C" __global__ void __launch_bounds__\(THREADS\)\s+(\w+)\(', code)
+    tiled = re.findall(r"KERNEL\((\w+), TILE\)\(", code)
+    return plain + [f"{name}_{rows}x{columns}" for name in tiled for rows, columns in TILES]
 
 
 def tile_of(rows: int, columns: int, multiprocessors: int) -> tuple[int, int]:
@@ -73,20 +97,23 @@ def tile_of(rows: int, columns: int, multiprocessors: int) -> tuple[int, int]:
 class Gpu:
     """The kernels on CuPy's current device. Compiling takes seconds, once: CuPy keeps the result on disk."""
 
-    def __init__(self, cupy: ModuleType, precision: str) -> None:
+    def __init__(self, cupy: ModuleType, precision: str, design: Design = DESIGN) -> None:
         """``precision``: fp32 or tf32. Raises InputError where this GPU or this CUDA cannot run them."""
+        self._design = design
         device = cupy.cuda.Device()
         self.multiprocessors = int(device.attributes["MultiProcessorCount"])
         self.capability = int(device.compute_capability)
         self._cupy = cupy
         self.compile(passes(precision, self.capability))
-        self.main, self.side = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
+        first = {"priority": -1} if design.priority else {}  # the lower the number, the earlier
+        self.main = cupy.cuda.Stream(non_blocking=True, **first)
+        self.side = cupy.cuda.Stream(non_blocking=True)
 
     def compile(self, passes: int) -> None:
         """``passes``: how GEMMs are done, see gemm.cuh. Raises InputError where this CUDA cannot do it."""
         self.passes = passes
         try:
-            self._module = self._cupy.RawModule(code=source(), options=options(passes), backend="nvrtc")
+            self._module = self._cupy.RawModule(code=source(), options=options(passes, self._design), backend="nvrtc")
             self._module.compile()
         except Exception as error:  # of NVRTC and of the driver, without a common base class
             raise InputError(
@@ -111,14 +138,23 @@ class Gpu:
             self._functions[kernel] = self._module.get_function(kernel)
         self._functions[kernel](blocks, (THREADS,), arguments)  # on CuPy's current stream
 
+    def facts(self, kernel: str) -> dict[str, int]:
+        """Registers of a thread, bytes of shared memory of a block and of local memory of a thread."""
+        function = self._module.get_function(kernel)
+        return {name: int(getattr(function, name)) for name in ("num_regs", "shared_size_bytes", "local_size_bytes")}
+
     @contextmanager
     def side_stream(self) -> Iterator[None]:
+        if not self._design.side_stream:
+            yield
+            return
         self._wait(self.side, self.main)
         with self.side:
             yield
 
     def join(self) -> None:
-        self._wait(self.main, self.side)
+        if self._design.side_stream:
+            self._wait(self.main, self.side)
 
     def synchronize(self) -> None:
         """Waits for CuPy's current stream."""

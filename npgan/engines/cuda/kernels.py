@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from npgan.backend import Array
-from npgan.engines.cuda.device import THREADS, Gpu, Launcher, tile_of
+from npgan.engines.cuda.device import DESIGN, THREADS, Design, Gpu, Launcher, tile_of
 from npgan.engines.cuda.graph import Graphs
 from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass, Penalty
 from npgan.gan import IMAGE_PIXELS
@@ -34,11 +34,12 @@ class CudaKernels:
 
     asynchronous = True
 
-    def __init__(self, launcher: Launcher, xp: ModuleType) -> None:
+    def __init__(self, launcher: Launcher, xp: ModuleType, design: Design = DESIGN) -> None:
         """``xp``: CuPy."""
         self.launcher = launcher
+        self._design = design
         self._xp = xp
-        self._graphs = Graphs(launcher) if isinstance(launcher, Gpu) else None
+        self._graphs = Graphs(launcher, self.iterations) if isinstance(launcher, Gpu) else None
 
     def empty(self, rows: int, width: int) -> Array:
         """A width that is not a multiple of 4 has zeros behind it, up to the next one: kernels copy four numbers at a time."""
@@ -86,19 +87,45 @@ class CudaKernels:
             raise ValueError(f"the width must be a multiple of 8, got {layer.out_features}")
         return math.prod(self._update_blocks(layer))
 
-    def inputs(self, step: FusedStep, real: Array, noise_d: Array, noise_g: Array) -> None:
+    def iterations(self, step: FusedStep, twin: FusedStep, count: int) -> None:
+        """What a graph of so many has."""
+        if self._design.overlapped:
+            self.overlapped(step, twin, count)
+            return
+        for offset in range(count):
+            self.inputs(step, *step.inputs())
+            step.body(keep_gradients=offset == count - 1)
+            self.finish(step)
+
+    def overlapped(self, step: FusedStep, twin: FusedStep, count: int) -> None:
+        """So many iterations, of ``step`` last, with what goes in and comes out beside the main chain.
+
+        The next iteration's inputs are made on the side stream, before this one's updates, which the main stream waits for
+        anyway; so are metrics after it. Gradients are kept in the last one, which ``FusedEngine.tensors`` tells of.
+        """
+        turns = [(step, twin)[left % 2] for left in reversed(range(count))]
+        self.inputs(turns[0], *turns[0].inputs())
+        for offset, turn in enumerate(turns, 1):
+            if offset < count:
+                with self.launcher.side_stream():
+                    self.inputs(turns[offset], *turns[offset].inputs(), offset=offset)
+            turn.body(keep_gradients=offset == count)
+            with self.launcher.side_stream():
+                self.finish(turn, advance=count if offset == count else 0)
+        self.launcher.join()
+
+    def inputs(self, step: FusedStep, real: Array, noise_d: Array, noise_g: Array, offset: int = 0) -> None:
+        """``offset``: iterations before this one that ``resident.step`` does not know of yet."""
         resident, (rows, z), batch = step.resident, noise_d.shape, len(noise_g)
         threads = rows * IMAGE_PIXELS // 4 + -(-rows * z // 4) + -(-batch * z // 4) + 2
         config, (d, g) = step.config, step.optimizers
-        cosine = (
-            config.lr_schedule == "cosine"
-        )  # a graph is captured once, so the kernel works out the rates of an epoch
+        cosine = config.lr_schedule == "cosine"  # the kernel works out an epoch's rates: a graph is captured once
         rates = (config.lr_d, config.lr_g) if cosine else (d.lr, g.lr)
         settings = [_d(each) for o, lr in zip((d, g), rates, strict=True) for each in (lr, o.beta1, o.beta2, o.epsilon)]
         self.launcher.launch(
-            "inputs", (-(-threads // THREADS), 1), resident.pixels, resident.order, resident.step, real, noise_d, noise_g,
-            step.constants, _i(rows), _i(batch), _i(len(resident.metrics)), _i(z), _u64(config.seed), *settings,
-            _u(config.epochs if cosine else 0), _d(config.ema),
+            "inputs", (-(-threads // THREADS), 1), resident.pixels, resident.order, resident.step, step.counter, real,
+            noise_d, noise_g, step.constants, _u(offset), _i(rows), _i(batch), _i(len(resident.metrics)), _i(z),
+            _u64(config.seed), *settings, _u(config.epochs if cosine else 0), _d(config.ema),
         )  # fmt: skip
 
     def forward_leaky_relu(self, x: Array, layer: Dense, slope: float, y: Array) -> None:
@@ -159,11 +186,13 @@ class CudaKernels:
         arrays = p.gradient, p.parameter, p.m, p.v, _or_null(p.average), p.constants, p.squares
         self.launcher.launch("adam_update", (p.squares.size, 1), *arrays, _i(p.parameter.size))
 
-    def finish(self, step: FusedStep) -> None:
+    def finish(self, step: FusedStep, advance: int = 1) -> None:
+        """``advance``: what ``resident.step`` is advanced by."""
         resident, d, g = step.resident, step.pass_d, step.pass_g
         self.launcher.launch(
             "finish", (1, 1), d.output, d.target, g.output, g.target, step.squares_d, step.squares_g,
-            step.penalty.value if step.penalty else _NULL, resident.metrics, resident.step, _i(step.rows), _i(step.batch),
+            step.penalty.value if step.penalty else _NULL, resident.metrics, step.counter, resident.step, _u(advance),
+            _i(step.rows), _i(step.batch),
             _i(len(resident.metrics)), _i(step.squares_d.size), _i(step.squares_g.size), _i(_LOSSES.index(step.loss.name)),
         )  # fmt: skip
 
@@ -185,7 +214,7 @@ class CudaKernels:
 
     def _tiles(self, rows: int, columns: int) -> tuple[str, tuple[int, int]]:
         """The tile of a (rows, columns) result as kernels have it in their names, and the blocks to start."""
-        tile = tile_of(rows, columns, self.launcher.multiprocessors)
+        tile = self._design.tile or tile_of(rows, columns, self.launcher.multiprocessors)
         return f"{tile[0]}x{tile[1]}", (-(-columns // tile[1]), -(-rows // tile[0]))
 
     def _update_blocks(self, layer: Dense) -> tuple[int, int]:

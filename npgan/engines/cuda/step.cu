@@ -1,7 +1,8 @@
 // The kernels of a training step: npgan/engines/schedule.py says what each computes, kernels.py beside this file launches them.
 // Letters: N rows of a batch, I inputs and O outputs of a Dense layer. Everything is float32, row by row. Rows are as long as
 // they are wide, a multiple of four numbers; only latent vectors have any width, and zeros behind it.
-// `step` points to the number of iterations done, which the last kernel of an iteration advances.
+// `step` points to the number of iterations done before a graph, which the graph's last kernel advances; `counter` to an
+// iteration's own, which `inputs` writes.
 
 const u32 WARP = 0xFFFFFFFFu;
 
@@ -39,25 +40,28 @@ __device__ inline void noise(float* latent, int block, int rows, int width, u32 
 
 // images (N, 784) = data[order[iteration's rows]] from -1 to 1; latent_d (N, Z) and latent_g (B, Z) standard normal. A thread
 // does four numbers; one more thread for each network does what is the same for all elements of its Adam step, adam (2, 8).
+// The iteration is the `offset`-th of its graph.
 // data.batches.scale_pixels, nn.philox.normal; sites gan.LATENT_D and LATENT_G.
 extern "C" __global__ void __launch_bounds__(THREADS)
-inputs(const unsigned char* data, const u32* order, const u32* step, float* images, float* latent_d, float* latent_g, float* adam,
-       int rows, int batch, int per_epoch, int z, u64 seed, double lr_d, double beta1_d, double beta2_d, double epsilon_d,
+inputs(const unsigned char* data, const u32* order, const u32* step, u32* counter, float* images, float* latent_d, float* latent_g,
+       float* adam, u32 offset, int rows, int batch, int per_epoch, int z, u64 seed, double lr_d, double beta1_d, double beta2_d, double epsilon_d,
        double lr_g, double beta1_g, double beta2_g, double epsilon_g, u32 epochs, double ema) {
+    u32 done = *step + offset;
     int i = blockIdx.x * THREADS + threadIdx.x, quads = rows * 196, blocks_d = (rows * z + 3) / 4, blocks_g = (batch * z + 3) / 4;
     if (i < quads) {
-        u32 image = order[*step % per_epoch * batch + i / 196];
+        u32 image = order[done % per_epoch * batch + i / 196];
         uchar4 pixels = reinterpret_cast<const uchar4*>(data)[(size_t)image * 196 + i % 196];
         float4 scaled = {scale_pixel(pixels.x), scale_pixel(pixels.y), scale_pixel(pixels.z), scale_pixel(pixels.w)};
         reinterpret_cast<float4*>(images)[i] = scaled;
     } else if ((i -= quads) < blocks_d) {
-        noise(latent_d, i, rows, z, *step, 0, seed);
+        noise(latent_d, i, rows, z, done, 0, seed);
     } else if ((i -= blocks_d) < blocks_g) {
-        noise(latent_g, i, batch, z, *step, 1, seed);
+        noise(latent_g, i, batch, z, done, 1, seed);
     } else if ((i -= blocks_g) < 2) {
-        double lr = (i ? lr_g : lr_d) * share_of_rate(*step / per_epoch, epochs);
+        if (i == 0) *counter = done;
+        double lr = (i ? lr_g : lr_d) * share_of_rate(done / per_epoch, epochs);
         reinterpret_cast<AdamStep*>(adam)[i] =
-            adam_step(*step + 1, lr, i ? beta1_g : beta1_d, i ? beta2_g : beta2_d, i ? epsilon_g : epsilon_d, ema);
+            adam_step(done + 1, lr, i ? beta1_g : beta1_d, i ? beta2_g : beta2_d, i ? epsilon_g : epsilon_d, ema);
     }
 }
 
@@ -175,6 +179,16 @@ struct Parameters {
     }
 };
 
+// This block's tile of a (rows, columns) matrix, by lines of 128 bytes: when the GEMM is done it has come from memory.
+template <class TILE>
+__device__ inline void prefetch_tile(const float* matrix, int rows, int columns) {
+    const int LINES = TILE::COLUMNS / 32;
+    for (int i = threadIdx.x; i < TILE::ROWS * LINES; i += THREADS) {
+        int row = blockIdx.y * TILE::ROWS + i / LINES, column = blockIdx.x * TILE::COLUMNS + i % LINES * 32;
+        if (row < rows && column < columns) prefetch(matrix + (size_t)row * columns + column);
+    }
+}
+
 template <class TILE, class Epilogue>
 __device__ inline void forward(const float* x, const float* weight, int n, int i, int o, Epilogue epilogue) {
     gemm<TILE, K_IN_ROWS, K_IN_COLUMNS, false>(Factor{x, padded(i)}, Factor{weight, o}, n, o, i, epilogue, Nothing(), nullptr);
@@ -232,6 +246,11 @@ __device__ inline void backward(const float* dz, const float* weight, int n, int
     /* dW = xᵀ·dz, db = Σ_n c_n·dz_n, and Adam's step. Shapes: x (N, I), dz (N, O) → (I·O + O,); squares: Σ g² by block */       \
     KERNEL(update, TILE)(const float* x, const float* dz, const float* c, float* grad, float* param, float* m, float* v,         \
                          float* average, const float* adam, float* squares, int n, int i, int o) {                               \
+        if (PREFETCHED && m) {                                                                                                   \
+            prefetch_tile<Tile##TILE>(param, i, o);                                                                              \
+            prefetch_tile<Tile##TILE>(m, i, o);                                                                                  \
+            prefetch_tile<Tile##TILE>(v, i, o);                                                                                  \
+        }                                                                                                                        \
         __shared__ float eight[8];                                                                                               \
         float total = 0.0f;                                                                                                      \
         Parameters layer = {grad, param, m, v, average, &total, *reinterpret_cast<const AdamStep*>(adam)};                       \
@@ -362,12 +381,12 @@ __device__ inline float row_loss(const float* output, const float* target, int i
     return loss == BCE ? bce_loss(output[i], target[i]) : bce_with_logits_loss(output[i], target[i]);
 }
 
-// metrics (iterations of an epoch, 6): this iteration's row, gan.StepMetrics. Then one more iteration is done. One block.
+// metrics (iterations of an epoch, 6): this iteration's row, gan.StepMetrics. Then `advance` more iterations are done. One block.
 // output_d (2b,), output_g (B,), or (2B,) where the loss is relativistic; penalties: each row's, or a null pointer.
 extern "C" __global__ void __launch_bounds__(THREADS)
 finish(const float* output_d, const float* target_d, const float* output_g, const float* target_g, const float* squares_d,
-       const float* squares_g, const float* penalties, float* metrics, u32* step, int rows, int batch, int per_epoch, int blocks_d,
-       int blocks_g, int loss) {
+       const float* squares_g, const float* penalties, float* metrics, const u32* counter, u32* step, u32 advance, int rows, int batch,
+       int per_epoch, int blocks_d, int blocks_g, int loss) {
     __shared__ float eight[8];
     int pairs = loss == RELATIVISTIC ? rows : 0, losses_d = pairs ? rows : 2 * rows;
     auto probability = [=](int i) {
@@ -387,6 +406,6 @@ finish(const float* output_d, const float* target_d, const float* output_g, cons
 #pragma unroll
     for (int i = 0; i < 6; ++i) values[i] = block_sum(values[i], eight);
     if (threadIdx.x > 0) return;
-    for (int i = 0; i < 6; ++i) metrics[*step % per_epoch * 6 + i] = i < 4 ? values[i] : sqrtf(values[i]);
-    *step += 1;
+    for (int i = 0; i < 6; ++i) metrics[*counter % per_epoch * 6 + i] = i < 4 ? values[i] : sqrtf(values[i]);
+    *step += advance;
 }

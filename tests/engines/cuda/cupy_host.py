@@ -19,7 +19,7 @@ import numpy as np
 from cuda_streams import Event, Stream, refuse_while_capturing
 from ptx.emulator import Module, Options, Signature, empty, extent, kernels, owner_of, signature
 
-from npgan.engines.cuda.device import THREADS, options, source
+from npgan.engines.cuda.device import DESIGN, THREADS, options, source
 
 REAL: Any = importlib.import_module("cupy") if importlib.util.find_spec("cupy") else None  # it needs no GPU for that
 _QUERIES = {
@@ -282,7 +282,7 @@ class RawModule:
         self._module: Module | None = None
 
     def compile(self, log_stream: Any = None) -> None:
-        passes = next(passes for passes in (0, 1, 3) if options(passes) == self._options)
+        passes = next(passes for passes in (0, 1, 3) if options(passes, DESIGN) == self._options)
         self._module = kernels(int(_Device.compute_capability), passes)
 
     def get_function(self, name: str) -> Callable[..., None]:
