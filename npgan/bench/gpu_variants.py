@@ -20,7 +20,7 @@ from npgan.bench.base import MNIST, pixels
 from npgan.config import PRESETS, TrainConfig
 from npgan.console import say
 from npgan.engines.base import FusedEngine
-from npgan.engines.cuda.device import DESIGN, TENSOR_CORES, TILES, Design, Gpu
+from npgan.engines.cuda.device import CLUSTERS, DESIGN, TENSOR_CORES, TILES, Design, Gpu
 from npgan.engines.cuda.kernels import CudaKernels
 from npgan.errors import InputError
 from npgan.gan import new_state
@@ -72,7 +72,13 @@ def variants(
 ) -> Iterator[tuple[str, Design, int | None, TrainConfig]]:
     """Name, design, PASSES (None: what the precision says) and config."""
     yield "as it is", DESIGN, None, config
-    yield "without the side stream", replace(DESIGN, side_stream=False), None, config
+    switches = ["side_stream", "priority", "overlapped", "prefetched"]
+    switches += ["clusters", "dependent"] if capability >= CLUSTERS else []
+    for name in switches:
+        turned = not getattr(DESIGN, name)
+        yield f"{'with' if turned else 'without'} {name}", replace(DESIGN, **{name: turned}), None, config
+    if capability >= CLUSTERS:
+        yield "with clusters and dependent", replace(DESIGN, clusters=True, dependent=True), None, config
     for rows, columns in TILES:
         yield f"tiles of {rows}x{columns} alone", replace(DESIGN, tile=(rows, columns)), None, config
     if precision == "fp32":

@@ -13,7 +13,7 @@ import numpy as np
 from helpers import adam_at
 
 from npgan.data.batches import scale_pixels
-from npgan.engines.cuda.device import THREADS
+from npgan.engines.cuda.device import CLUSTER, THREADS
 from npgan.gan import kept_of_average
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dropout, DropoutKey
@@ -22,7 +22,7 @@ from npgan.nn.philox import Stream
 from ptx.emulator import Module, Options, empty, written
 
 Array = Any
-Tile = tuple[int, int]
+Tile = tuple[int, ...]  # rows, columns and, if there is more than one, the blocks of a cluster
 
 SEED = 2**40 + 3
 SLOPE = np.float32(0.2)
@@ -32,6 +32,8 @@ ADAM = (2e-4, 0.9, 0.999, 1e-8)
 
 ORDERS = (Options(), Options(1), Options(2), Options(3), Options(0, 1, 2))
 FEW = (Options(), Options(3), Options(1, 1, 2))
+
+CLUSTER_TILE = (64, 64, CLUSTER)
 
 EXACT = {3: 1e-6, 1: 1.1e-3, 0: 1e-6}  # of Σ|a·b| + 1, by PASSES: TF32 rounds each factor to 2⁻¹¹
 
@@ -75,8 +77,9 @@ class Bench:
         self, kernel: str, tile: Tile, shape: tuple[int, int], arguments: Sequence[Any], outputs: Sequence[Array]
     ) -> list[list[Array]]:
         """A kernel with a GEMM whose result has that shape."""
-        blocks = (-(-shape[1] // tile[1]), -(-shape[0] // tile[0]))
-        return self.run(f"{kernel}_{tile[0]}x{tile[1]}", blocks, arguments, outputs)
+        rows, columns, *cluster = tile
+        blocks = (-(-shape[1] // columns) * (cluster[0] if cluster else 1), -(-shape[0] // rows))
+        return self.run(f"{kernel}_{'x'.join(map(str, tile))}", blocks, arguments, outputs)
 
     def product(self, what: str, found: Array, exact: Array, a: Array, b: Array, factor: Any = 1.0) -> None:
         """``exact``: from a·b in float64, times up to ``factor``."""

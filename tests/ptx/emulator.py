@@ -101,7 +101,7 @@ class Signature(NamedTuple):
 
 @functools.cache
 def signature(code: str, kernel: str) -> tuple[Signature, ...]:
-    name = re.sub(r"(_\d+x\d+)+$", "", kernel)
+    name = re.sub(r"_\d+(x\d+)+$", "", kernel)
     found = re.search(rf"(?:KERNEL\({name}, TILE\)|\b{name})\(([^)]*)\)\s*\\?\s*\{{", code)
     assert found, kernel
     parameters: list[Signature] = []

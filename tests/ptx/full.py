@@ -19,7 +19,7 @@ import numpy as np
 
 from npgan import gan
 from npgan.config import PRESETS, TrainConfig
-from npgan.engines.cuda.device import TENSOR_CORES, TILES
+from npgan.engines.cuda.device import CLUSTERS, TENSOR_CORES, TILES
 from ptx import checks
 from ptx.checks import ORDERS, Bench
 from ptx.emulator import Options, kernels, missing
@@ -86,6 +86,10 @@ def _all_kernels(architecture: int, passes: int) -> None:
             checks.backward(bench, n, -(-i // 4) * 4, o, tile)
             checks.update(bench, n, i, o, tile, penalized=n % 2 == 1)
             checks.penalty(bench, n, -(-i // 4) * 4, o, tile)
+        if architecture >= CLUSTERS:
+            checks.forward(bench, n, i, o, checks.CLUSTER_TILE)
+            checks.backward(bench, n, -(-i // 4) * 4, 4 * o, checks.CLUSTER_TILE)
+            checks.penalty(bench, n, -(-i // 4) * 4, 4 * o, checks.CLUSTER_TILE)
     for n, i in ((22, 72), (2, 4), (8, 256), (34, 100), (10, 32)):
         for kind in range(len(checks.LOSSES)):
             for dropout in (False, True):

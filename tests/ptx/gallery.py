@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from npgan.engines.cuda.device import DESIGN, options, source
@@ -54,10 +55,22 @@ def _finish(bench: Bench) -> None:
     checks.finish(bench, 3, 3, 2, (7, 9), 4, 18)
 
 
+def _cluster(bench: Bench) -> None:
+    checks.forward(bench, 40, 300, 72, checks.CLUSTER_TILE)
+
+
+def _early(bench: Bench) -> None:
+    """With programmatic dependent launch nothing may be touched before the wait."""
+    checks.head(bench, 22, 72, 0, False)
+    assert not any((touched & 4).any() for touched in bench.module.footprint().values())
+
+
 _SLAB_HAS_COME = (
     "__syncthreads();  // the slab has come, and nobody still reads the one before it, whose room is filled again"
 )
-_STORED = "if (SUM_B) room[SUMS + threadIdx.x] = column_sum;\n    __syncthreads();"
+_STORED = (
+    "if (SUM_B) room[SUMS + threadIdx.x] = column_sum;\n    if (CLUSTER > 1) cluster_sync();\n    else __syncthreads();"
+)
 _PARTS = "parts[part][lane] = g;\n    __syncthreads();"
 
 BUGS = [
@@ -89,6 +102,11 @@ BUGS = [
     Bug("every block row adds the bias's gradient",
         "if (SUM_B && blockIdx.y == 0 && threadIdx", "if (SUM_B && threadIdx", _update),
     Bug("every thread advances the counter", "if (threadIdx.x > 0) return;", "", _finish),
+    Bug("others' sums read before they are there", "if (CLUSTER > 1) cluster_sync();\n    else", "if (CLUSTER == 1)", _cluster),
+    Bug("a block that leaves while others read its sums", "if (CLUSTER > 1) cluster_sync();  // others", "// others", _cluster),
+    Bug("a cluster's k's without the rest", "(slabs + CLUSTER - 1) / CLUSTER", "slabs / CLUSTER", _cluster),
+    Bug("a kernel that does not wait for the one before", "wait_for_kernel_before();\n    if (row", "if (row", _early),
+    Bug("a prefetch past the last column", "if (row < rows && column < columns) prefetch", "prefetch", _update),
     # fragments and TF32
     Bug("a fragment's rows and k's swapped",
         "16 * m + i % 2 * 8, k + i / 2 * 4", "16 * m + i / 2 * 8, k + i % 2 * 4", _forward),
@@ -99,7 +117,7 @@ BUGS = [
         "small = x - big;", _forward),
     Bug("one of three passes twice", "pass == 1 ? b_small[n] : b_big[n]", "b_big[n]", _forward),
     # sums
-    Bug("a share of the k's left out", "part < TILE::WARPS_K;", "part < TILE::WARPS_K - 1;", _forward),
+    Bug("a share of the k's left out", "part < CLUSTER * TILE::WARPS_K;", "part < CLUSTER * TILE::WARPS_K - 1;", _forward),
     Bug("the bias's gradient of half the rows", "k < SLAB; k += TILE::PARTS", "k < SLAB / 2; k += TILE::PARTS", _update),
     Bug("half a warp's sum", "for (int distance = 16;", "for (int distance = 8;", _head),
     Bug("three of four squares", " + g.w * g.w;", ";", _update),
@@ -120,14 +138,18 @@ BUGS = [
         "[](float x) { return tanh_dydz(x); }", "[](float x) { return tanh_dydz(tanhf(x)); }", _backward),
 ]  # fmt: skip
 
-_SMALL = (_head, _inputs, _finish)  # checks of kernels without a GEMM
+_SMALL = (_head, _inputs, _finish, _early)  # checks of kernels without a GEMM
 
 
 def planted(bug: Bug) -> Bench:
     """The kernels with the bug in one tile, on an architecture that has what it is about."""
     code = source()
     assert code.count(bug.old) == 1, f"{bug.name}: {code.count(bug.old)} places"
-    for tile in ("64x64", "32x64", *(["32x32"] if bug.check in _SMALL else [])):
-        code = code.replace(f"\nDENSE_KERNELS({tile})", "")
-    module = Module(code.replace(bug.old, bug.new), 90, options(bug.passes, DESIGN))
-    return Bench(module, bug.passes, _ALL)
+    kept = (
+        [] if bug.check in _SMALL else ["CHAIN_KERNELS(64x64x4)" if bug.check is _cluster else "DENSE_KERNELS(32x32)"]
+    )
+    for kernels in ("DENSE_KERNELS(64x64)", "DENSE_KERNELS(32x64)", "DENSE_KERNELS(32x32)", "CHAIN_KERNELS(64x64x4)"):
+        if kernels not in kept:
+            code = code.replace(f"\n{kernels}\n", "\n")
+    design = replace(DESIGN, dependent=bug.check is _early)
+    return Bench(Module(code.replace(bug.old, bug.new), 90, options(bug.passes, design)), bug.passes, _ALL)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from npgan.engines.cuda.device import TILES, kernel_names
+from npgan.engines.cuda.device import CLUSTERS, DESIGN, TILES, kernel_names
 from ptx import checks
-from ptx.checks import FEW, ORDERS, Bench, F, N
+from ptx.checks import CLUSTER_TILE, FEW, ORDERS, Bench, F, N
 from ptx.emulator import Options, empty, kernels, missing, written
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -61,6 +62,33 @@ def test_penalty(bench: Bench, shape: tuple[int, int, int], tile: tuple[int, int
     n, i, o = shape[0], shape[1] // 4 * 4 + 4, shape[2]
     bench.options = _few(shape)
     checks.penalty(bench, n, i, o, tile)
+
+
+@pytest.mark.parametrize("shape", [(40, 300, 48), (65, 7, 68), (33, 520, 72)], ids=str)
+def test_clusters_of_blocks(bench: Bench, shape: tuple[int, int, int]) -> None:
+    """One of them has fewer slabs of k's than blocks."""
+    if bench.module.architecture < CLUSTERS:
+        pytest.skip("clusters need compute capability 9.0")
+    bench.options = FEW
+    n, i, o = shape
+    checks.forward(bench, n, i, o, CLUSTER_TILE)
+    checks.backward(bench, n, o, i // 4 * 4 + 4, CLUSTER_TILE)
+    checks.penalty(bench, n, o, i // 4 * 4 + 4, CLUSTER_TILE)
+
+
+def test_a_kernel_that_begins_early_touches_nothing_before_it_waits() -> None:
+    """Programmatic dependent launch: the kernel before it may still run."""
+    design = replace(DESIGN, dependent=True)
+    n, i, o = 40, 36, 24
+    bench = Bench(kernels(90, 3, design), 3, (Options(),))
+    x, weight, bias, y = bench.normal(n, i), bench.normal(i, o), bench.normal(o), empty(n, o)
+    bench.module.launch("forward_tanh_32x32", (1, 2), x, weight, bias, y, N(n), N(i), N(o))
+    assert not any((touched & 4).any() for touched in bench.module.footprint().values())
+    assert np.isfinite(y).all()
+    checks.head(bench, 22, 72, 0, True)
+    plain = Bench(kernels(90, 3), 3, (Options(),))
+    plain.module.launch("forward_tanh_32x32", (1, 2), x, weight, bias, y, N(n), N(i), N(o))
+    assert any((touched & 4).any() for touched in plain.module.footprint().values())  # it is told apart
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=lambda kind: checks.LOSSES[kind].name)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from npgan.backend import Array
-from npgan.engines.cuda.device import DESIGN, THREADS, Design, Gpu, Launcher, tile_of
+from npgan.engines.cuda.device import CLUSTER, CLUSTERED, DESIGN, THREADS, Design, Gpu, Launcher, clustered, tile_of
 from npgan.engines.cuda.graph import Graphs
 from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass, Penalty
 from npgan.gan import IMAGE_PIXELS
@@ -209,6 +209,9 @@ class CudaKernels:
     def _gemm(self, kernel: str, shape: tuple[int, int], layer: Dense, arrays: tuple[Any, ...], *more: Any) -> None:
         """One of the kernels with a GEMM, whose result has that shape. N is the length of the first array."""
         tile, blocks = self._tiles(*shape)
+        design, ks = self._design, arrays[0].shape[1]
+        if design.clusters and kernel != "update" and clustered(*shape, ks, self.launcher.multiprocessors):
+            tile, blocks = CLUSTERED, (CLUSTER * -(-shape[1] // 64), -(-shape[0] // 64))
         sizes = _i(len(arrays[0])), _i(layer.in_features), _i(layer.out_features)
         self.launcher.launch(f"{kernel}_{tile}", blocks, *arrays, *sizes, *more)
 

@@ -32,6 +32,51 @@ __device__ inline void wait_copies() {
 // Asks for the 128 bytes around an address to come into the L2 cache, and waits for nothing.
 __device__ inline void prefetch(const float* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
+// Blocks of a cluster, from compute capability 9.0 on: a block's number in its cluster, a barrier of all their threads, and four
+// floats of another block's shared memory, from the place that `at` is in this block's. No block may leave while others read it.
+#if __CUDA_ARCH__ >= 900
+__device__ inline int cluster_rank() {
+    u32 rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+__device__ inline void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+__device__ inline float4 load_of_block(const float* at, int rank) {
+    u32 address;
+    float4 x;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"((u32)__cvta_generic_to_shared(at)), "r"(rank));
+    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(address)
+                 : "memory");
+    return x;
+}
+#else
+__device__ inline int cluster_rank() { return 0; }
+__device__ inline void cluster_sync() { __syncthreads(); }
+__device__ inline float4 load_of_block(const float* at, int) { return *reinterpret_cast<const float4*>(at); }
+#endif
+
+// Programmatic dependent launch, likewise, with -DDEPENDENT=1: a kernel may begin while the one before it on its stream still runs.
+// What that one writes may be read, and what it reads written, after `wait_for_kernel_before`; a kernel that has begun in the usual
+// way does not wait there. `let_next_kernel_begin` says when the next one may: as soon as all blocks have come so far.
+__device__ inline void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900 && DEPENDENT
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ inline void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900 && DEPENDENT
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // The nearest number with TF32's 10 bits of fraction, ties away from 0.
 __device__ inline float round_to_tf32(float x) {
 #if __CUDA_ARCH__ >= 800

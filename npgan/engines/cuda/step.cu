@@ -199,9 +199,13 @@ __device__ inline void backward(const float* dz, const float* weight, int n, int
     gemm<TILE, K_IN_ROWS, K_IN_ROWS, false>(Factor{dz, o}, Factor{weight, o}, n, i, o, epilogue, Nothing(), nullptr);
 }
 
-// Each kernel for each tile: forward_leaky_relu_64x64 and so on.
-#define KERNEL(NAME, TILE) extern "C" __global__ void __launch_bounds__(THREADS, Tile##TILE::BLOCKS) NAME##_##TILE
-#define DENSE_KERNELS(TILE)                                                                                                      \
+// Each kernel for each tile: forward_leaky_relu_64x64 and so on; 64x64x4 are clusters of four blocks.
+#define CLUSTER_64x64
+#define CLUSTER_32x64
+#define CLUSTER_32x32
+#define CLUSTER_64x64x4 __cluster_dims__(4, 1, 1)
+#define KERNEL(NAME, TILE) extern "C" __global__ void CLUSTER_##TILE __launch_bounds__(THREADS, Tile##TILE::BLOCKS) NAME##_##TILE
+#define CHAIN_KERNELS(TILE)                                                                                                      \
     /* y = leaky_relu(x·W + b). Shapes: x (N, I), weight (I, O) → y (N, O) */                                                    \
     KERNEL(forward_leaky_relu, TILE)(const float* x, const float* weight, const float* bias, float* y, int n, int i, int o,      \
                                      float slope) {                                                                              \
@@ -242,7 +246,9 @@ __device__ inline void backward(const float* dz, const float* weight, int n, int
     /* the same where dropout follows: out = (u·W)∘dydz */                                                                       \
     KERNEL(tangent_dydz, TILE)(const float* u, const float* weight, const float* dydz, float* out, int n, int i, int o) {        \
         forward<Tile##TILE>(u, weight, n, i, o, TimesDydz{dydz, out, o});                                                        \
-    }                                                                                                                            \
+    }
+
+#define UPDATE_KERNEL(TILE)                                                                                                      \
     /* dW = xᵀ·dz, db = Σ_n c_n·dz_n, and Adam's step. Shapes: x (N, I), dz (N, O) → (I·O + O,); squares: Σ g² by block */       \
     KERNEL(update, TILE)(const float* x, const float* dz, const float* c, float* grad, float* param, float* m, float* v,         \
                          float* average, const float* adam, float* squares, int n, int i, int o) {                               \
@@ -261,9 +267,14 @@ __device__ inline void backward(const float* dz, const float* weight, int n, int
         if (threadIdx.x == 0) squares[blockIdx.y * gridDim.x + blockIdx.x] = total;                                              \
     }
 
+#define DENSE_KERNELS(TILE) CHAIN_KERNELS(TILE) UPDATE_KERNEL(TILE)
+
 DENSE_KERNELS(64x64)
 DENSE_KERNELS(32x64)
 DENSE_KERNELS(32x32)
+#if __CUDA_ARCH__ >= 900
+CHAIN_KERNELS(64x64x4)
+#endif
 
 // --- the discriminator's last layer, one output, and the loss ----------------------------------------------------------
 
@@ -282,6 +293,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 head(const float* x, const float* weight, const float* bias, const float* target, const float* dydz, const float* start, float* output,
      float* dz, float* dz_before, int n, int i, float slope, int loss) {
     int row = (blockIdx.x * THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    let_next_kernel_begin();
+    wait_for_kernel_before();
     if (row >= n) return;
     const float* x_row = x + (size_t)row * i;
     float z = head_z(x_row, weight, bias, i), p = loss == BCE ? sigmoid(z) : z, dz_row;
