@@ -34,12 +34,19 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32"])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--once", action="store_true", help="two iterations and no more, for CUDA's sanitizer and profiler"
+    )
     asked = parser.parse_args()
     try:
         backend = select("cupy", asked.precision)
     except InputError as problem:
         say(f"gpu_variants: error: {problem}", to_stderr=True)
         return 2
+    if asked.once:
+        backend.xp.cuda.set_allocator(None)  # CuPy's pool would hide what leaves an array
+        _engine(backend, asked.precision, DESIGN, None, TrainConfig(dataset="digits"), images=2 * 128).run(2)
+        return 0
     say(
         f"{backend.device}, {asked.precision}, batch {asked.batch_size}: microseconds of an iteration, best of {_ROUNDS}"
     )
@@ -87,13 +94,15 @@ def variants(
     yield "preset r3gan", DESIGN, None, replace(config, **PRESETS["r3gan"])
 
 
-def _engine(backend: Backend, precision: str, design: Design, passes: int | None, config: TrainConfig) -> FusedEngine:
+def _engine(
+    backend: Backend, precision: str, design: Design, passes: int | None, config: TrainConfig, images: int = MNIST
+) -> FusedEngine:
     gpu = Gpu(backend.xp, precision, design)
     if passes is not None:
         gpu.compile(passes)
-    count = max(MNIST // config.batch_size, 1)  # whole batches only
-    images = backend.to_device(pixels(count * config.batch_size))
-    return FusedEngine(CudaKernels(gpu, backend.xp, design), new_state(config, backend), images, config)
+    count = max(images // config.batch_size, 1)  # whole batches only
+    data = backend.to_device(pixels(count * config.batch_size))
+    return FusedEngine(CudaKernels(gpu, backend.xp, design), new_state(config, backend), data, config)
 
 
 def _iteration(engine: FusedEngine) -> float:

@@ -2,8 +2,9 @@
 
     cd tests; python -m ptx.full [--seconds 600] [--architectures 75,90] [--seed 0]
 
-Every kernel in five orders and with both models of the tensor cores, the gallery of planted bugs, whole iterations at full
-width, and random shapes for the rest of the time. Another NVRTC: an environment with cupy-cuda13x and nvidia-cuda-nvrtc.
+Machine code and what it spills; every kernel in five orders and with both models of the tensor cores; the gallery of planted
+bugs; whole iterations at full width; and random shapes for the rest of the time.
+Another NVRTC: an environment with cupy-cuda13x and nvidia-cuda-nvrtc.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import numpy as np
 
 from npgan import gan
 from npgan.config import PRESETS, TrainConfig
-from npgan.engines.cuda.device import CLUSTERS, TENSOR_CORES, TILES
+from npgan.engines.cuda.device import CLUSTERS, DESIGN, TENSOR_CORES, TILES
 from ptx import checks
 from ptx.checks import ORDERS, Bench
 from ptx.emulator import Options, kernels, missing
 from ptx.gallery import BUGS, Bug, planted
+from ptx.machine_code import compile_cubin, problems
 from ptx.whole import iterate
 
 _SHAPES = [
@@ -47,7 +49,7 @@ def main() -> int:
         return 1
     start, failed = time.monotonic(), 0
     known = supported() if asked.architectures is None else [int(each) for each in asked.architectures.split(",")]
-    parts = [*every_kernel(known), *gallery(), *whole_iterations(known)]
+    parts = [*machine_code(known), *every_kernel(known), *gallery(), *whole_iterations(known)]
     for name, part in parts:
         failed += not _passes(name, part)
     random, count = np.random.default_rng(asked.seed), 0
@@ -70,6 +72,19 @@ def supported() -> list[int]:
 def ways(architecture: int) -> tuple[int, ...]:
     """The values of PASSES that an architecture can run."""
     return (3, 1, 0) if architecture >= TENSOR_CORES else (0,)
+
+
+def machine_code(architectures: list[int]) -> Iterator[tuple[str, Callable[[], None]]]:
+    for architecture in architectures:
+        for passes in ways(architecture):
+            yield f"machine code for {architecture}, PASSES {passes}", partial(_compiles, architecture, passes)
+
+
+def _compiles(architecture: int, passes: int) -> None:
+    for design in (DESIGN, replace(DESIGN, dependent=True)) if architecture >= CLUSTERS else (DESIGN,):
+        compiled = compile_cubin(architecture, passes, design)
+        assert not problems(compiled, architecture), problems(compiled, architecture)
+        print(f"    at most {max(compiled.registers.values())} registers")
 
 
 def every_kernel(architectures: list[int]) -> Iterator[tuple[str, Callable[[], None]]]:
