@@ -287,11 +287,10 @@ struct Warp {
 };
 
 struct Block {
-    u32 x, y, number, rank, epoch;
+    u32 x, y, number, rank, epoch, left;  // left: threads that have
     std::vector<u8> shared;
     std::vector<Word> words;
     std::vector<Warp> warps;
-    bool gone;
 };
 
 // --- the machine -------------------------------------------------------------------------------------------------------
@@ -684,7 +683,7 @@ struct Machine {
             owner = &cluster[rank - 1];
             at &= (1u << RANK) - 1;
             if (owner != block && cluster_epoch == 0) report("SHARED MEMORY of a block that may not have begun", in, lane);
-            if (owner->gone) { report("SHARED MEMORY of a block that has left", in, lane); return nullptr; }
+            if (owner->left == threads) { report("SHARED MEMORY of a block that has left", in, lane); return nullptr; }
         }
         bool inside = false;
         for (auto& variable : kernel->shared) inside |= at >= variable.first && at + bytes <= variable.second;
@@ -853,6 +852,7 @@ struct Machine {
         case RET:
             FOR_LANES(l, go) {
                 w.state[l] = LEFT;
+                ++block->left;
                 if (!w.pending[l].empty()) report("COPY IN FLIGHT", in, l, "at the end");
             }
             return;
@@ -953,7 +953,7 @@ struct Machine {
     }
 
     void begin(Block& b, int number, int rank) {
-        b.number = number, b.rank = rank, b.x = number % grid_x, b.y = number / grid_x, b.epoch = 1, b.gone = false;
+        b.number = number, b.rank = rank, b.x = number % grid_x, b.y = number / grid_x, b.epoch = 1, b.left = 0;
         b.shared.assign(kernel->shared_bytes + 64, 0xAD);
         b.words.assign(kernel->shared_bytes / 4 + 16, Word());
         b.warps.resize(threads / LANES);
@@ -970,20 +970,19 @@ struct Machine {
 
     // Whether all of the block's threads that are there wait at the barrier: lets them go on.
     bool release(Block& b) {
-        int at_barrier = 0, left = 0, all = 0, pc = -1;
+        u32 at_barrier = 0;
+        int pc = -1;
         bool same = true;
         for (Warp& w : b.warps)
-            for (int l = 0; l < LANES; ++l, ++all) {
-                left += w.state[l] == LEFT;
+            for (int l = 0; l < LANES; ++l) {
                 if (w.state[l] != AT_BARRIER) continue;
                 ++at_barrier;
                 same &= pc < 0 || pc == w.pc[l];
                 pc = w.pc[l];
             }
-        if (left == all) b.gone = true;
-        if (!at_barrier || at_barrier + left < all) return false;
+        if (!at_barrier || at_barrier + b.left < threads) return false;
         block = &b;
-        if (left) report("BARRIER that lanes are missing from", kernel->code[pc - 1], 0, "threads have left");
+        if (b.left) report("BARRIER that lanes are missing from", kernel->code[pc - 1], 0, "threads have left");
         if (!same) report("DIFFERENT BARRIERS at once", kernel->code[pc - 1], 0);
         for (Warp& w : b.warps) for (State& state : w.state) if (state == AT_BARRIER) state = RUNNING;
         ++b.epoch;
@@ -1024,7 +1023,7 @@ struct Machine {
             for (Block& b : cluster) progress |= release(b);
             progress |= release_cluster();
         }
-        for (Block& b : cluster) if (!b.gone) throw std::runtime_error("deadlock: threads wait for others that never come");
+        for (Block& b : cluster) if (b.left < threads) throw std::runtime_error("deadlock: threads wait for others that never come");
     }
 
     void launch(Kernel& which) {

@@ -75,10 +75,15 @@ def compile_ptx(code: str, architecture: int, more: tuple[str, ...]) -> str:
     return ptx.decode() if isinstance(ptx, bytes) else str(ptx)
 
 
-@functools.cache
 def kernels(architecture: int, passes: int, design: Design = DESIGN) -> Module:
     """npgan's, for PASSES."""
-    return Module(source(), architecture, options(passes, design))
+    return compiled(architecture, options(passes, design))
+
+
+@functools.cache
+def compiled(architecture: int, more: tuple[str, ...]) -> Module:
+    """npgan's, by what NVRTC is told."""
+    return Module(source(), architecture, more)
 
 
 def empty(*shape: int, dtype: Any = np.float32) -> np.ndarray:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,20 @@ def test_a_part_passes_fails_or_takes_too_long(check_gpu: ModuleType, tmp_path: 
     assert run("sleep 60 & sleep 60", 0.2) == (False, "stopped: too slow")
     assert time.monotonic() - began < 30
     assert (tmp_path / "tests.txt").read_text().count("== tests:") == 5  # one after the other
+
+
+def test_the_facts_name_every_kernel(check_gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(gemm="a GEMM", capability=75, facts=lambda name: {"registers": 128, "shared": 9, "local": 0})
+    monkeypatch.setattr(check_gpu, "Gpu", lambda xp, precision: gpu)
+    monkeypatch.setattr(check_gpu.shutil, "which", lambda program: None)
+    backend = SimpleNamespace(device="a GPU", xp=SimpleNamespace(show_config=lambda: print("CuPy's config")))
+    check_gpu.write_facts(backend, ("fp32",), tmp_path / "facts.txt")
+    told = (tmp_path / "facts.txt").read_text()
+    assert (
+        told.startswith("a GPU\n\nfp32: a GEMM\n")
+        and "\nfinish: 128, 9, 0\n" in told
+        and told.endswith("CuPy's config\n")
+    )
 
 
 def test_both_calls_are_in_the_summary(check_gpu: ModuleType, tmp_path: Path) -> None:

@@ -158,7 +158,10 @@ class Gpu:
         """On CuPy's current stream."""
         if kernel not in self._functions:
             self._functions[kernel] = self._module.get_function(kernel)
-        function, chain = self._functions[kernel], kernel.startswith(_CHAIN) and not self._on_side
+        function, chain = (
+            self._functions[kernel],
+            kernel.startswith(_CHAIN) and kernel != "head_update" and not self._on_side,
+        )
         if chain and self._call and self._after_chain:
             stream = self._cupy.cuda.get_current_stream().ptr
             launch_dependent(self._call, function.kernel.ptr, blocks, THREADS, arguments, stream)

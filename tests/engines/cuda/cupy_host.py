@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from cuda_streams import Event, Stream, refuse_while_capturing
-from ptx.emulator import Module, Options, Signature, empty, extent, kernels, owner_of, signature
+from ptx.emulator import Module, Options, Signature, compiled, empty, extent, owner_of, signature
 
-from npgan.engines.cuda.device import DESIGN, THREADS, options, source
+from npgan.engines.cuda.device import THREADS, source
 
 REAL: Any = importlib.import_module("cupy") if importlib.util.find_spec("cupy") else None  # it needs no GPU for that
 _QUERIES = {
@@ -282,8 +282,7 @@ class RawModule:
         self._module: Module | None = None
 
     def compile(self, log_stream: Any = None) -> None:
-        passes = next(passes for passes in (0, 1, 3) if options(passes, DESIGN) == self._options)
-        self._module = kernels(int(_Device.compute_capability), passes)
+        self._module = compiled(int(_Device.compute_capability), self._options)
 
     def get_function(self, name: str) -> Callable[..., None]:
         module = self._module
@@ -306,6 +305,7 @@ class RawModule:
 
             Stream.current.launch(call)
 
+        launch.kernel = SimpleNamespace(ptr=name)  # type: ignore[attr-defined]
         return launch
 
 
@@ -330,6 +330,8 @@ cupy.cuda = SimpleNamespace(
     get_elapsed_time=lambda start, end: 0.1,  # milliseconds
     runtime=SimpleNamespace(
         getDeviceCount=lambda: 1,
+        driverGetVersion=lambda: 12040,
+        runtimeGetVersion=lambda: 12040,
         getDeviceProperties=lambda number: {"name": b"Stand-in", "major": 9, "minor": 0},
     ),
 )

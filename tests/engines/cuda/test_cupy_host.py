@@ -44,8 +44,8 @@ from npgan.cli import main
 from npgan.config import PRESETS, TrainConfig
 from npgan.data.batches import iterations_per_epoch, scale_pixels
 from npgan.engines.base import FusedEngine, ReferenceEngine
-from npgan.engines.cuda import graph
-from npgan.engines.cuda.device import THREADS, Gpu
+from npgan.engines.cuda import device, graph
+from npgan.engines.cuda.device import DESIGN, THREADS, Design, Gpu, options
 from npgan.engines.cuda.kernels import CudaKernels
 from npgan.gan import StepMetrics, TrainState, new_state
 from npgan.runs import train as run_module
@@ -83,8 +83,10 @@ def _iterations(config: TrainConfig) -> int:
     return config.epochs * iterations_per_epoch(len(_IMAGES), config.batch_size)
 
 
-def _engine(backend: Backend, gpu: Gpu, config: TrainConfig) -> FusedEngine:
-    return FusedEngine(CudaKernels(gpu, backend.xp), new_state(config, backend), backend.to_device(_IMAGES), config)
+def _engine(backend: Backend, gpu: Gpu, config: TrainConfig, design: Design = DESIGN) -> FusedEngine:
+    return FusedEngine(
+        CudaKernels(gpu, backend.xp, design), new_state(config, backend), backend.to_device(_IMAGES), config
+    )
 
 
 def _train_fused(
@@ -129,6 +131,46 @@ def _vectors(state: TrainState) -> list[Array]:
 def test_training_is_that_of_train_step(cupy: Backend, gpu: Gpu, changes: dict[str, Any]) -> None:
     config = replace(_CONFIG, **changes)
     _assert_same_run(_train_fused(cupy, gpu, config), _train_plainly(config), 1e-4)
+
+
+@pytest.mark.parametrize(
+    "switches", [{"side_stream": False}, {"overlapped": False}, {"tile": (64, 64)}, {"clusters": True}], ids=str
+)
+def test_training_is_the_same_by_another_design(cupy: Backend, switches: dict[str, Any]) -> None:
+    """Even to the bit, where GEMMs sum in the same order."""
+    design, config = replace(DESIGN, **switches), replace(_CONFIG, epochs=1)
+    ends = []
+    for each in (DESIGN, design):
+        engine = _engine(cupy, Gpu(cupy.xp, "fp32", each), config, each)
+        ends.append((engine.state, engine.run(6)))
+    _assert_same_run(ends[1], (ends[0][0], to_numpy(ends[0][1])), 1e-4)
+    if not {"tile", "clusters"} & switches.keys():
+        for one, other in zip(*(_vectors(state) for state, _ in ends), strict=True):
+            np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+
+
+def test_which_kernels_may_begin_early(cupy: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the main chain behind another of it, with no fork or join in between."""
+    early: list[str] = []
+    design = replace(DESIGN, dependent=True)
+
+    def launch(call: Any, name: Any, blocks: Any, threads: int, arguments: Any, stream: int) -> None:
+        early.append(name)
+        gpu._module.get_function(name)(blocks, (threads,), tuple(arguments))
+
+    monkeypatch.setattr(device, "load", lambda: "cuLaunchKernelEx")
+    monkeypatch.setattr(device, "launch_dependent", launch)
+    monkeypatch.setattr(device, "options", lambda passes, design: options(passes, DESIGN))
+    gpu = Gpu(cupy.xp, "fp32", design)
+    engine, plain = _engine(cupy, gpu, _CONFIG, design), _engine(cupy, Gpu(cupy.xp, "fp32"), _CONFIG)
+    engine.run(1)
+    plain.run(1)
+    # of G's four forwards three, D's three and its head, two backwards; after the join two forwards and the head, two
+    # backwards and that to G, G's three
+    assert len(early) == 3 + 4 + 2 + 3 + 2 + 1 + 3
+    assert all(name.startswith(("forward", "backward", "head")) and name != "head_update" for name in early)
+    for one, other in zip(_vectors(engine.state), _vectors(plain.state), strict=True):
+        np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
 
 
 def _early_and_late(
