@@ -6,7 +6,7 @@ Letters: N rows, I inputs, O outputs, as in step.cu.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,20 +97,26 @@ def close(what: str, found: Array, exact: Array, size: Any, limit: float) -> flo
     return worst
 
 
+FORWARD = ("forward_leaky_relu", "forward_tanh", "forward_dropout")
+BACKWARD = ("backward_dydz", "backward_leaky_relu", "backward_tanh")
+
 # --- kernels with a GEMM -----------------------------------------------------------------------------------------------
 
 
-def forward(bench: Bench, n: int, i: int, o: int, tile: Tile) -> None:
+def forward(bench: Bench, n: int, i: int, o: int, tile: Tile, kinds: Collection[str] = FORWARD) -> None:
     x, weight, bias = bench.padded(n, i), bench.normal(i, o), bench.normal(o)
     given, sizes = (x, weight, bias), (N(n), N(i), N(o))
     x = x[:, :i]
     z = x.astype(D) @ weight + bias
     y = empty(n, o)
-    for (found,) in bench.run_tiled("forward_leaky_relu", tile, (n, o), (*given, y, *sizes, SLOPE), [y]):
-        bench.product("forward_leaky_relu", found, ops.leaky_relu_forward(z, 0.2), x, weight)
-    for (found,) in bench.run_tiled("forward_tanh", tile, (n, o), (*given, y, *sizes), [y]):
-        bench.product("forward_tanh", found, np.tanh(z), x, weight)
-    if o % 8:
+    for kernel, exact, more in (
+        ("forward_leaky_relu", ops.leaky_relu_forward(z, 0.2), (SLOPE,)),
+        ("forward_tanh", np.tanh(z), ()),
+    ):
+        if kernel in kinds:
+            for (found,) in bench.run_tiled(kernel, tile, (n, o), (*given, y, *sizes, *more), [y]):
+                bench.product(kernel, found, exact, x, weight)
+    if o % 8 or "forward_dropout" not in kinds:
         return
     dropout = Dropout(0.3)
     dropout.site = 2
@@ -125,7 +131,7 @@ def forward(bench: Bench, n: int, i: int, o: int, tile: Tile) -> None:
         close("forward_dropout's dydz", slopes[sure], ops.leaky_relu_backward(mask, z, 0.2)[sure], 1.0, 1e-6)
 
 
-def backward(bench: Bench, n: int, i: int, o: int, tile: Tile) -> None:
+def backward(bench: Bench, n: int, i: int, o: int, tile: Tile, kinds: Collection[str] = BACKWARD) -> None:
     """``i`` a multiple of 4, as all widths of hidden layers and images are."""
     dz, weight, before = bench.normal(n, o), bench.normal(i, o), bench.normal(n, i)
     dx, sizes = dz.astype(D) @ weight.T, (N(n), N(i), N(o))
@@ -135,8 +141,9 @@ def backward(bench: Bench, n: int, i: int, o: int, tile: Tile) -> None:
         ("backward_tanh", ops.tanh_backward(dx, before.astype(D)), ()),
     ):
         out = empty(n, i)
-        for (found,) in bench.run_tiled(kernel, tile, (n, i), (dz, weight, before, out, *sizes, *more), [out]):
-            bench.product(kernel, found, exact, dz, weight.T, 1.0 + before.astype(D) ** 2)
+        if kernel in kinds:
+            for (found,) in bench.run_tiled(kernel, tile, (n, i), (dz, weight, before, out, *sizes, *more), [out]):
+                bench.product(kernel, found, exact, dz, weight.T, 1.0 + before.astype(D) ** 2)
 
 
 def update(bench: Bench, n: int, i: int, o: int, tile: Tile, penalized: bool = False) -> None:

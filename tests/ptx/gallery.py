@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -25,11 +26,15 @@ _ALL = (Options(), Options(1), Options(2), Options(3))
 
 
 def _forward(bench: Bench) -> None:
-    checks.forward(bench, 40, 200, 72, _TILE)
+    checks.forward(bench, 40, 200, 72, _TILE, ["forward_leaky_relu"])
+
+
+def _dropout(bench: Bench) -> None:
+    checks.forward(bench, 40, 20, 72, _TILE, ["forward_dropout"])
 
 
 def _backward(bench: Bench) -> None:
-    checks.backward(bench, 40, 72, 100, _TILE)
+    checks.backward(bench, 40, 72, 100, _TILE, ["backward_tanh"])
 
 
 def _update(bench: Bench) -> None:
@@ -56,7 +61,7 @@ def _finish(bench: Bench) -> None:
 
 
 def _cluster(bench: Bench) -> None:
-    checks.forward(bench, 40, 300, 72, checks.CLUSTER_TILE)
+    checks.forward(bench, 40, 300, 72, checks.CLUSTER_TILE, ["forward_leaky_relu"])
 
 
 def _early(bench: Bench) -> None:
@@ -125,7 +130,7 @@ BUGS = [
         "column < i ? x[(size_t)row * i + column] : c ? c[row] : 1.0f", "x[(size_t)row * i + column]", _head),
     # the maths
     Bug("dropout's mask from the wrong word",
-        "element & 4 ? words.third : words.first", "element & 4 ? words.second : words.first", _forward),
+        "element & 4 ? words.third : words.first", "element & 4 ? words.second : words.first", _dropout),
     Bug("dropout's backward forgets the mask", "dydz ? dydz[(size_t)row * i + c] : ", "", _head),
     Bug("images of another batch", "done % per_epoch * batch + i / 196", "done % per_epoch * rows + i / 196", _inputs),
     Bug("Adam without its bias correction", "rate = lr / (1.0 - power(beta1, t))", "rate = lr", _inputs),
@@ -138,18 +143,33 @@ BUGS = [
         "[](float x) { return tanh_dydz(x); }", "[](float x) { return tanh_dydz(tanhf(x)); }", _backward),
 ]  # fmt: skip
 
-_SMALL = (_head, _inputs, _finish, _early)  # checks of kernels without a GEMM
+# of each check the tile and the kernels with a GEMM that it runs: nothing else is compiled
+_RUNS: dict[Callable[[Bench], None], tuple[str, tuple[str, ...]]] = {
+    _forward: ("DENSE_KERNELS(32x32)", ("forward_leaky_relu",)),
+    _dropout: ("DENSE_KERNELS(32x32)", ("forward_dropout",)),
+    _backward: ("DENSE_KERNELS(32x32)", ("backward_tanh",)),
+    _update: ("DENSE_KERNELS(32x32)", ("update",)),
+    _penalty: ("DENSE_KERNELS(32x32)", ("input_gradient", "tangent_leaky_relu", "tangent_dydz")),
+    _cluster: ("CHAIN_KERNELS(64x64x4)", ("forward_leaky_relu",)),
+}
 
 
 def planted(bug: Bug) -> Bench:
     """The kernels with the bug in one tile, on an architecture that has what it is about."""
     code = source()
     assert code.count(bug.old) == 1, f"{bug.name}: {code.count(bug.old)} places"
-    kept = (
-        [] if bug.check in _SMALL else ["CHAIN_KERNELS(64x64x4)" if bug.check is _cluster else "DENSE_KERNELS(32x32)"]
-    )
-    for kernels in ("DENSE_KERNELS(64x64)", "DENSE_KERNELS(32x64)", "DENSE_KERNELS(32x32)", "CHAIN_KERNELS(64x64x4)"):
-        if kernels not in kept:
-            code = code.replace(f"\n{kernels}\n", "\n")
+    tile, kernels = _RUNS.get(bug.check, ("", ()))
     design = replace(DESIGN, dependent=bug.check is _early)
-    return Bench(Module(code.replace(bug.old, bug.new), 90, options(bug.passes, design)), bug.passes, _ALL)
+    return Bench(
+        Module(_only(code.replace(bug.old, bug.new), tile, kernels), 90, options(bug.passes, design)), bug.passes, _ALL
+    )
+
+
+def _only(code: str, tile: str, kernels: tuple[str, ...]) -> str:
+    """Without the other tiles, and without the other kernels that have any."""
+
+    def kept(kernel: re.Match[str]) -> str:
+        return kernel[0] if kernel[1] in kernels else ""
+
+    code = re.sub(r"    KERNEL\((\w+), TILE\)\(.*?\n    \}[ \\]*\n", kept, code, flags=re.DOTALL)
+    return re.sub(r"\n((?:DENSE|CHAIN)_KERNELS\(\w+\))(?=\n)", lambda line: line[0] if line[1] == tile else "", code)

@@ -18,6 +18,8 @@ _SPECIALS = (
     "%ntid.y", "%ntid.z", "%laneid", "%cluster_ctarank", "%cluster_nctarank",
 )  # fmt: skip
 
+_NOTHING = (".shared", ".pragma")  # how lines begin that do nothing, or have been read before
+
 _PARAMETER = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)*(?:\d+\s+)?)?(\w+)")
 _REGISTERS = re.compile(r"\.reg\s+\.(\w+)\s+(%\w+)(?:<(\d+)>)?;")
 _SHARED = re.compile(r"\.shared\s+\.align\s+(\d+)\s+\.b8\s+([\w$]+)\[(\d+)\];")
@@ -89,7 +91,12 @@ class _Parser:
             statement = raw.partition("//")[0].strip()
             if statement.startswith(".loc"):
                 source = int(statement.split()[2]) or source
-            elif statement and not _REGISTERS.match(statement) and not statement.startswith((".shared", ".pragma")):
+            elif (
+                statement
+                and statement not in "{}"
+                and not _REGISTERS.match(statement)
+                and not statement.startswith(_NOTHING)
+            ):
                 self._statement(statement, line, source)
             line += 1
         for (negated, predicate, op, rest), at, where in self._raw:

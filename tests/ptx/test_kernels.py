@@ -29,15 +29,17 @@ def bench(request: pytest.FixtureRequest) -> Bench:
     return Bench(kernels(architecture, passes), passes)
 
 
-def _few(shape: tuple[int, int, int]) -> Any:
-    """All orders for one shape, one for the others."""
-    return FEW if shape == SHAPES[1] else (Options(3), Options(0, 1, 2))
+def _orders(bench: Bench, shape: tuple[int, int, int]) -> Any:
+    """Several for one shape, one for the others; of three ways to do GEMMs, which end alike, two with fewer shapes."""
+    if bench.passes != 3 and shape not in SHAPES[1:3]:
+        pytest.skip("with three passes alone")
+    return FEW if shape == SHAPES[1] else (Options(3, 1, 2),)
 
 
 @_BY_SHAPE
 @_BY_TILE
 def test_forward(bench: Bench, shape: tuple[int, int, int], tile: tuple[int, int]) -> None:
-    bench.options = _few(shape)
+    bench.options = _orders(bench, shape)
     checks.forward(bench, *shape, tile)
 
 
@@ -45,14 +47,14 @@ def test_forward(bench: Bench, shape: tuple[int, int, int], tile: tuple[int, int
 @_BY_TILE
 def test_backward(bench: Bench, shape: tuple[int, int, int], tile: tuple[int, int]) -> None:
     n, o, i = shape[0], shape[1] // 4 * 4 + 4, shape[2]
-    bench.options = _few(shape)
+    bench.options = _orders(bench, shape)
     checks.backward(bench, n, i, o, tile)
 
 
 @_BY_SHAPE
 @_BY_TILE
 def test_update(bench: Bench, shape: tuple[int, int, int], tile: tuple[int, int]) -> None:
-    bench.options = _few(shape)
+    bench.options = _orders(bench, shape)
     checks.update(bench, *shape, tile, penalized=shape in SHAPES[::2])
 
 
@@ -60,7 +62,7 @@ def test_update(bench: Bench, shape: tuple[int, int, int], tile: tuple[int, int]
 @_BY_TILE
 def test_penalty(bench: Bench, shape: tuple[int, int, int], tile: tuple[int, int]) -> None:
     n, i, o = shape[0], shape[1] // 4 * 4 + 4, shape[2]
-    bench.options = _few(shape)
+    bench.options = _orders(bench, shape)
     checks.penalty(bench, n, i, o, tile)
 
 

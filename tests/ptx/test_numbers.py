@@ -20,35 +20,55 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 Array = Any
 
-_KERNELS = """
-#define EACH(NAME, ...) extern "C" __global__ void NAME { int i = blockIdx.x * 256 + threadIdx.x; if (i < n) { __VA_ARGS__; } }
-#define OF_ONE(NAME, VALUE) EACH(of_##NAME(const float* x, const float* t, float* y, int n), y[i] = VALUE)
-EACH(many_philox(const u32* c, const u64* seed, u32* words, int n),
-     Words w = philox(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3], seed[i]);
-     words[4 * i] = w.first; words[4 * i + 1] = w.second; words[4 * i + 2] = w.third; words[4 * i + 3] = w.fourth)
-EACH(many_box_muller(const u32* words, float* out, int n),
-     box_muller(words[2 * i], words[2 * i + 1], out + 2 * i, out + 2 * i + 1))
-EACH(many_adam(const float* g, float* p, float* m, float* v, int n, u32 t, double lr, double beta1, double beta2, double e),
-     adam(adam_step(t, lr, beta1, beta2, e, 0.0), g[i], p + i, m + i, v + i))
-EACH(many_shares(const u32* epoch, double* share, int n), share[i] = share_of_rate(epoch[i], n - 1))
-EACH(many_split(const float* x, float* big, float* small, int n), split(x[i], big[i], small[i]))
-EACH(many_pixels(const unsigned char* x, float* y, int n), y[i] = scale_pixel(x[i]))
-OF_ONE(leaky_relu, leaky_relu(x[i], 0.2f))
-OF_ONE(leaky_relu_dydz, leaky_relu_dydz(x[i], 0.2f))
-OF_ONE(tanh, tanhf(x[i]))
-OF_ONE(tanh_dydz, tanh_dydz(x[i]))
-OF_ONE(sigmoid, sigmoid(x[i]))
-OF_ONE(bce_loss, bce_loss(x[i], t[i]))
-OF_ONE(bce_dz, bce_dz(x[i], t[i], n))
-OF_ONE(logits_loss, bce_with_logits_loss(x[i], t[i]))
-OF_ONE(logits_dz, bce_with_logits_dz(x[i], t[i], n))
-OF_ONE(round_to_tf32, round_to_tf32(x[i]))
-"""
+
+def _kernel(name: str, parameters: str, body: str) -> str:
+    """``body`` for each i below n."""
+    return (
+        f'extern "C" __global__ void {name}({parameters}) {{\n'
+        f"    int i = blockIdx.x * 256 + threadIdx.x;\n    if (i < n) {{ {body}; }}\n}}\n"
+    )
+
+
+_OF_ONE = {
+    "leaky_relu": "leaky_relu(x[i], 0.2f)",
+    "leaky_relu_dydz": "leaky_relu_dydz(x[i], 0.2f)",
+    "tanh": "tanhf(x[i])",
+    "tanh_dydz": "tanh_dydz(x[i])",
+    "sigmoid": "sigmoid(x[i])",
+    "bce_loss": "bce_loss(x[i], t[i])",
+    "bce_dz": "bce_dz(x[i], t[i], n)",
+    "logits_loss": "bce_with_logits_loss(x[i], t[i])",
+    "logits_dz": "bce_with_logits_dz(x[i], t[i], n)",
+    "round_to_tf32": "round_to_tf32(x[i])",
+}
+_KERNELS = [
+    _kernel(
+        "many_philox", "const u32* c, const u64* seed, u32* words, int n",
+        "Words w = philox(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3], seed[i]); words[4 * i] = w.first; "
+        "words[4 * i + 1] = w.second; words[4 * i + 2] = w.third; words[4 * i + 3] = w.fourth",
+    ),
+    _kernel(
+        "many_box_muller", "const u32* words, float* out, int n",
+        "box_muller(words[2 * i], words[2 * i + 1], out + 2 * i, out + 2 * i + 1)",
+    ),
+    _kernel(
+        "many_adam",
+        "const float* g, float* p, float* m, float* v, int n, u32 t, double lr, double beta1, double beta2, double epsilon",
+        "adam(adam_step(t, lr, beta1, beta2, epsilon, 0.0), g[i], p + i, m + i, v + i)",
+    ),
+    _kernel("many_shares", "const u32* epoch, double* share, int n", "share[i] = share_of_rate(epoch[i], n - 1)"),
+    _kernel("many_split", "const float* x, float* big, float* small, int n", "split(x[i], big[i], small[i])"),
+    _kernel("many_pixels", "const unsigned char* x, float* y, int n", "y[i] = scale_pixel(x[i])"),
+    *(
+        _kernel(f"of_{name}", "const float* x, const float* t, float* y, int n", f"y[i] = {value}")
+        for name, value in _OF_ONE.items()
+    ),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def module() -> Module:
-    return Module(source(("math.cuh", "ptx.cuh")) + _KERNELS, 90, options(3, DESIGN))
+    return Module(source(("math.cuh", "ptx.cuh")) + "".join(_KERNELS), 90, options(3, DESIGN))
 
 
 def _run(module: Module, kernel: str, count: int, *arguments: Any, more: tuple[Any, ...] = ()) -> None:
