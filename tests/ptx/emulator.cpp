@@ -324,7 +324,12 @@ struct Machine {
     // --- operands
 
     template <class T> const T* read(Warp& warp, const Operand& operand, Row& room) {
-        if (operand.kind == Operand::REGISTER) return lanes_of<T>(warp.registers[operand.value]);
+        if (operand.kind == Operand::REGISTER) {
+            Row& from = warp.registers[operand.value];
+            if (sizeof(T) == 8 || operand.value < first_wide) return lanes_of<T>(from);
+            for (int l = 0; l < LANES; ++l) lanes_of<u32>(room)[l] = (u32)from.x[l];  // st.u32 of a register of 64 bits, say
+            return lanes_of<T>(room);
+        }
         if (operand.kind == Operand::CONSTANT) return lanes_of<T>(sizeof(T) == 8 ? *operand.wide : *operand.narrow);
         T* to = lanes_of<T>(room);
         const u32 special[] = {0, 0, 0, block->x, block->y, 0, grid_x, grid_y, 1, threads, 1, 1, 0, block->rank,
@@ -799,8 +804,9 @@ struct Machine {
             if (in.vector != 1 || at + bytes > parameter_bytes) throw std::runtime_error("a parameter out of bounds");
             memcpy(&value, parameters + at, bytes);
             Row out;
-            for (int l = 0; l < LANES; ++l) if (bytes == 8) lanes_of<u64>(out)[l] = value; else lanes_of<u32>(out)[l] = (u32)value;
-            return bytes == 8 ? write(w, in.operands[0], lanes_of<u64>(out), lanes) : write(w, in.operands[0], lanes_of<u32>(out), lanes);
+            bool wide = in.operands[0].value >= first_wide;
+            for (int l = 0; l < LANES; ++l) if (wide) out.x[l] = value; else lanes_of<u32>(out)[l] = (u32)value;
+            return wide ? write(w, in.operands[0], out.x, lanes) : write(w, in.operands[0], lanes_of<u32>(out), lanes);
         }
         bool narrow_address = in.space == SHARED && in.operands[first].kind == Operand::REGISTER && address_is_narrow(in, first);
         Row room, value_room;
@@ -822,7 +828,7 @@ struct Machine {
                 memcpy(&value, data + i * bytes, bytes);
                 if (is_signed(in.type)) value = extended(value, in.type);
                 Row& to = w.registers[in.operands[i].value];
-                if (bytes == 8) lanes_of<u64>(to)[l] = value; else lanes_of<u32>(to)[l] = (u32)value;
+                if (in.operands[i].value >= first_wide) to.x[l] = value; else lanes_of<u32>(to)[l] = (u32)value;
             }
         }
         for (int i = 0; in.op == LD && i < in.vector; ++i) w.defined[in.operands[i].value] |= lanes;

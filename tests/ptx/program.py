@@ -118,12 +118,15 @@ class _Parser:
     def _declare(self, body: str) -> None:
         program = self.program
         declared = [(SIZES.get(kind, 4) == 8, name, count) for kind, name, count in _REGISTERS.findall(body)]
+        program.first_wide = -1
         for wide, name, count in sorted(declared, key=lambda each: each[0]):
-            if wide and not program.first_wide:
+            if wide and program.first_wide < 0:
                 program.first_wide = len(self._registers)
             for each in [f"{name}{number}" for number in range(int(count))] if count else [name]:
                 self._registers[each] = len(self._registers)
         program.registers = len(self._registers)
+        if program.first_wide < 0:
+            program.first_wide = program.registers
         end = _GAP
         for align, name, size in _SHARED.findall(body):
             start = -(-end // int(align)) * int(align)
