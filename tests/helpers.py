@@ -36,6 +36,8 @@ def roomy_folder() -> Iterator[Path]:
 class _Watched:
     """An engine that does one iteration after the other, and something after some of them."""
 
+    asynchronous = False
+
     def __init__(self, engine: Engine, state: TrainState, after: dict[int, Callable[[TrainState], None]]) -> None:
         self.engine, self.state, self.after = engine, state, after
 

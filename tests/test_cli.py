@@ -190,6 +190,7 @@ def test_an_engine_goes_on_ahead_only_where_nobody_looks(
                 return run(iterations, ahead)
 
             monkeypatch.setattr(engine, "run", noted)
+            monkeypatch.setattr(engine, "asynchronous", True)
             return engine
 
         return replace(choice, start=start)

@@ -34,12 +34,14 @@ class Engine(Protocol):
     iteration sees depends on the seed and the iteration alone.
     """
 
+    asynchronous: bool  # it can go on with later iterations while its caller looks at the metrics of earlier ones
+
     def run(self, iterations: int, ahead: int = 0) -> np.ndarray:
         """So many iterations, as ``gan.train_step`` does them. Returns their StepMetrics (iterations, 6) in main memory.
 
-        It may stop after the first whose metrics are not finite: ``tensors`` then tells of that one. An engine with a device
-        of its own may start ``ahead`` more before it returns. Who asks for these looks at nothing but the metrics until the
-        next call, which is for at least as many.
+        It may stop after the first whose metrics are not finite: ``tensors`` then tells of that one. An asynchronous engine
+        starts ``ahead`` more before it returns. Who asks for these looks at nothing but the metrics until the next call, which
+        is for at least as many.
         """
 
     def tensors(self) -> Iterator[Tensor]:
@@ -48,6 +50,8 @@ class Engine(Protocol):
 
 class ReferenceEngine:
     """Calls ``gan.train_step``: any config, dtype and array library."""
+
+    asynchronous = False
 
     def __init__(self, state: TrainState, images: Array, config: TrainConfig) -> None:
         """Shapes: images (M, 784) uint8, where the state lives."""
@@ -98,6 +102,7 @@ class FusedEngine:
         if reason := unsupported(state, config):
             raise ValueError(reason)
         self.kernels, self.state, self.config = kernels, state, config
+        self.asynchronous = kernels.asynchronous
         like, count = state.generator.parameters, len(images)
         self._xp = array_module(like)
         self.per_epoch = iterations_per_epoch(count, config.batch_size)
@@ -118,11 +123,13 @@ class FusedEngine:
         state, none = self.state, np.empty((0, len(StepMetrics._fields)), self.resident.metrics.dtype)
         with self.kernels.stream():
             begun, self._ahead = self._ahead, _Started(0, 0, [])
-            if begun.first != state.step or not begun.count:  # nothing begun, or the state has been set back since
+            if begun.count > iterations:
+                raise ValueError(f"{begun.count} iterations were asked for ahead, now {iterations}")
+            if not begun.count:
                 begun = _Started(state.step, 0, [])
                 self.resident.step[...] = state.step
             begun = self._start(begun, iterations - begun.count)
-            if ahead and self.kernels.asynchronous:
+            if ahead and self.asynchronous:
                 self._ahead = self._start(_Started(state.step + iterations, 0, []), ahead)
             metrics = np.concatenate([none, *(wait() for wait in begun.metrics)])
             state.step += len(metrics)

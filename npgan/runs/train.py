@@ -357,8 +357,9 @@ def _train_loop(job: _Job, stopped_by: Callable[[], int], observer: Observer | N
         epoch, rest = divmod(state.step + count, per_epoch)
         due = rest == 0 and _due(job, epoch, last_save)
         quiet = rest == 0 and not (due or _looked_at(config, epoch, observer) or stopped_by())
-        ahead = min(together, per_epoch) if quiet else 0  # a GPU goes on while the metrics are written down
-        metrics = job.engine.run(count, ahead)
+        # a GPU goes on while the metrics are written down
+        ahead = min(together, per_epoch) if quiet and job.engine.asynchronous else 0
+        metrics = job.engine.run(count, ahead) if ahead else job.engine.run(count)
         speed = len(metrics) / (time.perf_counter() - call_start)
         together = max(1, min(2 * len(metrics), int(speed * SECONDS_PER_CALL)))
         for step, values in enumerate(metrics.tolist(), state.step - len(metrics) + 1):
@@ -454,7 +455,10 @@ def _first_bad(job: _Job, step: int, values: list[float], ahead: int) -> tuple[s
     to ``step`` once more.
     """
     state, last = job.state, job.run.last_saved
-    if state.step + ahead > step and last is not None:
+    gone_on = state.step + ahead > step
+    if ahead:  # nothing may be set back while they are under way
+        job.engine.run(ahead)
+    if gone_on and last is not None:
         job.display.warn(f"iteration {step} diverged: doing those since {last.name} once more, to find where")
         load_into(load(last), state, job.backend)
         if state.step < step - 1:
