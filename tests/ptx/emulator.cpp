@@ -442,22 +442,25 @@ struct Machine {
         }
     }
 
-    // T: the unsigned type of the operands' size; narrower ones are cut where they are made.
-    template <class T> void integer(Warp& w, const Instruction& in, u32 lanes) {
-        Type type = in.type;
+    // T: the unsigned type of the registers. NARROW: the numbers have fewer bits, and are cut where they are made.
+    template <class T, bool NARROW> void integer(Warp& w, const Instruction& in, u32 lanes) {
+        Type type = NARROW ? in.type : sizeof(T) == 8 ? (is_signed(in.type) ? S64 : U64) : is_signed(in.type) ? S32 : U32;
         bool sign = is_signed(type);
         typedef typename std::make_signed<T>::type S;
         int width = 8 * size_of(type);
+        auto fit = [=](T x) { return NARROW ? (T)cut(x, type) : x; };
         switch (in.op) {
         case MOV: return map1<T, T>(w, in, lanes, [](T x) { return x; });
-        case ADD: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return (T)cut(x + y, type); });
-        case SUB: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return (T)cut(x - y, type); });
-        case MUL: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return (T)cut(x * y, type); });
+        case ADD: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return fit(x + y); });
+        case SUB: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return fit(x - y); });
+        case MUL: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return fit(x * y); });
         case MUL_HI: return map2<T, T, T>(w, in, lanes, [=](T x, T y) {
             return sign ? (T)((__int128)(S)x * (S)y >> width) : (T)((u128)x * y >> width); });
-        case MUL_WIDE: return map2<u64, T, T>(w, in, lanes, [=](T x, T y) {
-            return sign ? (u64)(extended(x, type) * extended(y, type)) : cut(x, type) * cut(y, type); });
-        case MAD: return map3<T, T, T, T>(w, in, lanes, [=](T x, T y, T z) { return (T)cut(x * y + z, type); });
+        case MUL_WIDE:
+            if (!NARROW && sign) return map2<u64, T, T>(w, in, lanes, [](T x, T y) { return (u64)((s64)(S)x * (s64)(S)y); });
+            if (!NARROW) return map2<u64, T, T>(w, in, lanes, [](T x, T y) { return (u64)x * y; });
+            return map2<u64, T, T>(w, in, lanes, [=](T x, T y) { return sign ? (u64)(extended(x, type) * extended(y, type)) : cut(x, type) * cut(y, type); });
+        case MAD: return map3<T, T, T, T>(w, in, lanes, [=](T x, T y, T z) { return fit(x * y + z); });
         case MAD_WIDE: return map3<u64, T, T, u64>(w, in, lanes, [=](T x, T y, u64 z) {
             return (sign ? (u64)(extended(x, type) * extended(y, type)) : cut(x, type) * cut(y, type)) + z; });
         case DIV: case REM: {
@@ -473,14 +476,14 @@ struct Machine {
         case AND: return map2<T, T, T>(w, in, lanes, [](T x, T y) { return x & y; });
         case OR: return map2<T, T, T>(w, in, lanes, [](T x, T y) { return x | y; });
         case XOR: return map2<T, T, T>(w, in, lanes, [](T x, T y) { return x ^ y; });
-        case NOT: return map1<T, T>(w, in, lanes, [=](T x) { return (T)cut(~x, type); });
-        case SHL: return map2<T, T, u32>(w, in, lanes, [=](T x, u32 n) { return n >= (u32)width ? (T)0 : (T)cut((u64)x << n, type); });
+        case NOT: return map1<T, T>(w, in, lanes, [=](T x) { return fit(~x); });
+        case SHL: return map2<T, T, u32>(w, in, lanes, [=](T x, u32 n) { return n >= (u32)width ? (T)0 : fit(x << (n & (8 * sizeof(T) - 1))); });
         case SHR: return map2<T, T, u32>(w, in, lanes, [=](T x, u32 n) {
             if (sign) return (T)cut(extended(x, type) >> std::min(n, (u32)width - 1), type);
             return n >= (u32)width ? (T)0 : (T)(cut(x, type) >> n); });
         case MIN: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return sign ? (T)std::min((S)x, (S)y) : std::min(x, y); });
         case MAX: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return sign ? (T)std::max((S)x, (S)y) : std::max(x, y); });
-        case NEG: return map1<T, T>(w, in, lanes, [=](T x) { return (T)cut(0 - x, type); });
+        case NEG: return map1<T, T>(w, in, lanes, [=](T x) { return fit(0 - x); });
         case ABS: return map1<T, T>(w, in, lanes, [=](T x) { return (T)cut(std::abs((S)x), type); });
         case BFE: if (sign) break;
             return map3<T, T, u32, u32>(w, in, lanes, [=](T x, u32 at, u32 count) {
@@ -797,6 +800,30 @@ struct Machine {
         pending.resize(kept);
     }
 
+    // A word of this block's shared memory for each lane, where nobody wants to know about races. False where that may be wrong.
+    bool unchecked(Warp& w, const Instruction& in, u32 lanes, const u32* at, u32 offset) {
+        u32 from = ~0u, to = 0, odd = 0;
+        for (int l = 0; l < LANES; ++l) {
+            u32 here = (lanes >> l & 1) ? at[l] + offset : at[__builtin_ctz(lanes)] + offset;
+            from = std::min(from, here), to = std::max(to, here), odd |= here & 3;
+        }
+        bool inside = false;
+        for (auto& variable : kernel->shared) inside |= from >= variable.first && (u64)to + 4 <= variable.second;
+        if (!inside || odd) return false;
+        u8* shared = block->shared.data();
+        if (in.op == LD) {
+            u32 values[LANES] = {};
+            FOR_LANES(l, lanes) memcpy(&values[l], shared + (u32)(at[l] + offset), 4);
+            if (in.operands[0].value >= first_wide) return false;
+            write(w, in.operands[0], values, lanes);
+        } else {
+            Row room;
+            const u32* values = read<u32>(w, in.operands[2], room);
+            FOR_LANES(l, lanes) memcpy(shared + (u32)(at[l] + offset), &values[l], 4);
+        }
+        return true;
+    }
+
     void memory(Warp& w, Instruction& in, u32 lanes) {
         int bytes = size_of(in.type), first = in.op == LD ? in.vector : 0;
         if (in.space == PARAM) {
@@ -813,6 +840,7 @@ struct Machine {
         const u64* wide = narrow_address ? nullptr : read<u64>(w, in.operands[first], room);
         const u32* narrow = narrow_address ? read<u32>(w, in.operands[first], room) : nullptr;
         u64 offset = in.operands[first + 1].value;
+        if (!checked && narrow && in.vector == 1 && bytes == 4 && unchecked(w, in, lanes, narrow, (u32)offset)) return;
         FOR_LANES(l, lanes) {
             u8 data[32];
             u64 at = (narrow ? narrow[l] : wide[l]) + offset;
@@ -915,7 +943,8 @@ struct Machine {
         bool number = in.op != MOV && in.op != AND && in.op != OR;
         if (number && in.type == F32) return float32(w, in, go);
         if (number && in.type == F64) return float64(w, in, go);
-        return size_of(in.type) == 8 ? integer<u64>(w, in, go) : integer<u32>(w, in, go);
+        if (size_of(in.type) == 8) return integer<u64, false>(w, in, go);
+        return size_of(in.type) == 4 ? integer<u32, false>(w, in, go) : integer<u32, true>(w, in, go);
     }
 
     void shuffle(Warp& w, const Instruction& in, u32 go) {
@@ -961,7 +990,7 @@ struct Machine {
     void begin(Block& b, int number, int rank) {
         b.number = number, b.rank = rank, b.x = number % grid_x, b.y = number / grid_x, b.epoch = 1, b.left = 0;
         b.shared.assign(kernel->shared_bytes + 64, 0xAD);
-        b.words.assign(kernel->shared_bytes / 4 + 16, Word());
+        if (checked) b.words.assign(kernel->shared_bytes / 4 + 16, Word());
         b.warps.resize(threads / LANES);
         for (Warp& w : b.warps) {
             w.registers.resize(kernel->registers);

@@ -86,6 +86,16 @@ def compiled(architecture: int, more: tuple[str, ...]) -> Module:
     return Module(source(), architecture, more)
 
 
+def only(code: str, tile: str, kernels: tuple[str, ...]) -> str:
+    """Of the kernels with a GEMM those in one tile, given as in DENSE_KERNELS(32x32): the rest need not be compiled."""
+
+    def kept(kernel: re.Match[str]) -> str:
+        return kernel[0] if kernel[1] in kernels else ""
+
+    code = re.sub(r"    KERNEL\((\w+), TILE\)\(.*?\n    \}[ \\]*\n", kept, code, flags=re.DOTALL)
+    return re.sub(r"\n((?:DENSE|CHAIN)_KERNELS\(\w+\))(?=\n)", lambda line: line[0] if line[1] == tile else "", code)
+
+
 def empty(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     """An array that nobody has written: the emulator reports a kernel that reads it."""
     return np.full(shape, _UNWRITTEN).view(dtype)

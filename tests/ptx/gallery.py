@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 from npgan.engines.cuda.device import DESIGN, options, source
 from ptx import checks
 from ptx.checks import Bench
-from ptx.emulator import Module, Options
+from ptx.emulator import Module, Options, only
 
 
 class Bug(NamedTuple):
@@ -161,15 +160,5 @@ def planted(bug: Bug) -> Bench:
     tile, kernels = _RUNS.get(bug.check, ("", ()))
     design = replace(DESIGN, dependent=bug.check is _early)
     return Bench(
-        Module(_only(code.replace(bug.old, bug.new), tile, kernels), 90, options(bug.passes, design)), bug.passes, _ALL
+        Module(only(code.replace(bug.old, bug.new), tile, kernels), 90, options(bug.passes, design)), bug.passes, _ALL
     )
-
-
-def _only(code: str, tile: str, kernels: tuple[str, ...]) -> str:
-    """Without the other tiles, and without the other kernels that have any."""
-
-    def kept(kernel: re.Match[str]) -> str:
-        return kernel[0] if kernel[1] in kernels else ""
-
-    code = re.sub(r"    KERNEL\((\w+), TILE\)\(.*?\n    \}[ \\]*\n", kept, code, flags=re.DOTALL)
-    return re.sub(r"\n((?:DENSE|CHAIN)_KERNELS\(\w+\))(?=\n)", lambda line: line[0] if line[1] == tile else "", code)

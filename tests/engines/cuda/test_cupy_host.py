@@ -54,7 +54,7 @@ pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emula
 
 Array = Any
 
-_CONFIG = TrainConfig(dataset="digits", epochs=3, batch_size=8, latent_dim=10, seed=2**40 + 3)
+_CONFIG = TrainConfig(dataset="digits", epochs=2, batch_size=8, latent_dim=10, seed=2**40 + 3)
 _IMAGES = np.random.default_rng(0).integers(0, 256, (44, 784), dtype=np.uint8)  # 5 whole batches and one of 4
 
 
@@ -66,8 +66,8 @@ def cupy() -> Iterator[Backend]:
         for name, function in small_networks((16, 24, 40)).items():
             patch.setattr(gan, name, function)
         patch.setattr(test_gpu, "_IMAGES", test_gpu._IMAGES[:30])  # three batches of 8, and one of 6
-        patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8))
-        patch.setattr(test_gpu, "_FEW", (*test_gpu._FEW[:-1], "30", "--batch-size", "8"))
+        patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8, epochs=2))
+        patch.setattr(test_gpu, "_FEW", (*test_gpu._FEW[:-1], "12", "--batch-size", "8"))
         yield select("cupy")
 
 
@@ -121,8 +121,8 @@ def _vectors(state: TrainState) -> list[Array]:
         {},
         {"loss": "bce-logits", "label_smoothing": 0.1},
         {"dropout_in_g_step": True, "leaky_slope": 0.1, "dropout": 0.5, "beta1": 0.5, "lr_d": 1e-4},
-        {"batch_size": 44, "epochs": 5},
-        {"batch_size": 60, "epochs": 5, "latent_dim": 7},
+        {"batch_size": 44, "epochs": 3},
+        {"batch_size": 60, "epochs": 3, "latent_dim": 7},
         {**PRESETS["r3gan"], "lr_schedule": "cosine"},
         {"r1": 1.0, "loss": "bce-logits", "ema": 0.9},
     ],
@@ -194,7 +194,7 @@ def test_an_epoch_begun_elsewhere_is_finished(cupy: Backend, gpu: Gpu) -> None:
     """As after a Ctrl-C: the checkpoint is in the middle of an epoch."""
     engine = _engine(cupy, gpu, _CONFIG)
     ReferenceEngine(engine.state, cupy.to_device(_IMAGES), _CONFIG).run(2)
-    done = [engine.run(iterations) for iterations in (4, 6, 6)]
+    done = [engine.run(iterations) for iterations in (4, 6)]
     expected = _train_plainly(_CONFIG)
     _assert_same_run((engine.state, np.concatenate(done)), (expected[0], expected[1][2:]), 1e-4)
 
@@ -207,17 +207,16 @@ def test_launches_and_graphs(cupy: Backend, gpu: Gpu, monkeypatch: pytest.Monkey
     assert graphs == []  # the first time launch by launch
     engine.run(5)
     assert [len(each.calls) for each in graphs] == [30]  # captured once, replayed four times; then the shorter batch
-    for _ in range(2):
-        engine.run(6)
+    engine.run(6)
+    engine.run(6)
     assert [len(each.calls) for each in graphs] == [30, 5 * 30, 30]
-    assert engine.run(6).shape == (6, len(StepMetrics._fields))
 
 
 def test_the_next_epoch_is_started_before_metrics_are_waited_for(
     cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = _engine(cupy, gpu, _CONFIG)
-    metrics = [expected.run(6) for _ in range(3)]
+    metrics = [expected.run(6) for _ in range(2)]
     started: list[int] = []  # iterations, when somebody waits
     engine, launched, synchronize = _engine(cupy, gpu, _CONFIG), [0], Event.synchronize
     repeat = CudaKernels.repeat
@@ -232,9 +231,9 @@ def test_the_next_epoch_is_started_before_metrics_are_waited_for(
 
     monkeypatch.setattr(CudaKernels, "repeat", counted)
     monkeypatch.setattr(Event, "synchronize", waited)
-    for ahead, one in zip((6, 6, 0), metrics, strict=True):
+    for ahead, one in zip((6, 0), metrics, strict=True):
         np.testing.assert_array_equal(engine.run(6, ahead), one)
-    assert started == [12, 18, 18]
+    assert started == [12, 12]
     for found, right in zip(_vectors(engine.state), _vectors(expected.state), strict=True):
         np.testing.assert_array_equal(to_numpy(found), to_numpy(right))
 
