@@ -1,6 +1,6 @@
 """All that can be known of the CUDA kernels without a GPU, on every architecture that this NVRTC compiles for.
 
-    cd tests; python -m ptx.full [--seconds 600] [--architectures 75,90] [--seed 0]
+    cd tests; python -m ptx.full [--seconds 600] [--architectures 75,90] [--parts gallery,whole] [--seed 0]
 
 Machine code and what it spills; every kernel in five orders and with both models of the tensor cores; the gallery of planted
 bugs; whole iterations at full width; and random shapes for the rest of the time.
@@ -42,6 +42,7 @@ def main() -> int:
         "--seconds", type=float, default=600.0, help="random shapes fill the time up to this (default: 600)"
     )
     parser.add_argument("--architectures", help="of these alone, as in 75,90")
+    parser.add_argument("--parts", default="machine-code,kernels,gallery,whole,random", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     if reason := missing():
@@ -49,11 +50,18 @@ def main() -> int:
         return 1
     start, failed = time.monotonic(), 0
     known = supported() if asked.architectures is None else [int(each) for each in asked.architectures.split(",")]
-    parts = [*machine_code(known), *every_kernel(known), *gallery(), *whole_iterations(known)]
+    wanted = set(asked.parts.split(","))
+    makers = {
+        "machine-code": machine_code(known), "kernels": every_kernel(known), "gallery": gallery(),
+        "whole": whole_iterations(known),
+    }  # fmt: skip
+    if unknown := wanted - {*makers, "random"}:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    parts = [part for name, maker in makers.items() if name in wanted for part in maker]
     for name, part in parts:
         failed += not _passes(name, part)
     random, count = np.random.default_rng(asked.seed), 0
-    while not failed and time.monotonic() - start < asked.seconds:
+    while "random" in wanted and not failed and time.monotonic() - start < asked.seconds:
         architecture = int(random.choice(known))
         failed += not _passes("", partial(fuzz, architecture, random))
         count += 1

@@ -47,7 +47,7 @@ from npgan.engines.base import FusedEngine, ReferenceEngine
 from npgan.engines.cuda import device, graph
 from npgan.engines.cuda.device import DESIGN, THREADS, Design, Gpu, options
 from npgan.engines.cuda.kernels import CudaKernels
-from npgan.gan import StepMetrics, TrainState, new_state
+from npgan.gan import TrainState, new_state
 from npgan.runs import train as run_module
 
 pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
