@@ -20,6 +20,7 @@ from cupy_host import REAL
 from cupy_host import cupy as stand_in
 from helpers import small_networks
 from ptx import emulator
+from ptx.emulator import Problem
 
 # The tests marked gpu, on the stand-in that the fixture of this file gives them; not those that take long on it.
 from test_gpu import (  # noqa: F401
@@ -54,8 +55,15 @@ pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emula
 
 Array = Any
 
+compiled = test_gpu._compiled  # before the fixture replaces it
 _CONFIG = TrainConfig(dataset="digits", epochs=2, batch_size=8, latent_dim=10, seed=2**40 + 3)
 _IMAGES = np.random.default_rng(0).integers(0, 256, (44, 784), dtype=np.uint8)  # 5 whole batches and one of 4
+
+
+def _compiled(cupy: Backend, passes: int) -> Gpu:
+    if passes == 0:
+        pytest.skip("these kernels are tested in tests/ptx, and would have to be compiled once more")
+    return compiled(cupy, passes)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +73,7 @@ def cupy() -> Iterator[Backend]:
         patch.setitem(sys.modules, "cupy", stand_in)
         for name, function in small_networks((16, 24, 40)).items():
             patch.setattr(gan, name, function)
+        patch.setattr(test_gpu, "_compiled", _compiled)
         patch.setattr(test_gpu, "_IMAGES", test_gpu._IMAGES[:30])  # three batches of 8, and one of 6
         patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8, epochs=2))
         patch.setattr(test_gpu, "_FEW", (*test_gpu._FEW[:-1], "12", "--batch-size", "8"))
@@ -142,11 +151,10 @@ def test_training_is_the_same_by_another_design(cupy: Backend, switches: dict[st
     ends = []
     for each in (DESIGN, design):
         engine = _engine(cupy, Gpu(cupy.xp, "fp32", each), config, each)
-        ends.append((engine.state, engine.run(6)))
-    _assert_same_run(ends[1], (ends[0][0], to_numpy(ends[0][1])), 1e-4)
-    if not {"tile", "clusters"} & switches.keys():
-        for one, other in zip(*(_vectors(state) for state, _ in ends), strict=True):
-            np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+        ends.append([engine.run(6), *(to_numpy(vector) for vector in _vectors(engine.state))])
+    for one, other in zip(*ends, strict=True):
+        assert np.linalg.norm(one - other) <= 1e-4 * np.linalg.norm(other)
+        assert {"tile", "clusters"} & switches.keys() or np.array_equal(one, other)
 
 
 def test_which_kernels_may_begin_early(cupy: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +376,10 @@ def test_a_stream_that_does_not_wait_for(
 
     monkeypatch.setattr(Gpu, "launch", marked)
     monkeypatch.setattr(Gpu, "side_stream", side_stream)
-    late, early = _early_and_late(cupy, gpu, monkeypatch, 1)
+    try:
+        late, early = _early_and_late(cupy, gpu, monkeypatch, 1)
+    except Problem:  # something is read that nobody has written yet
+        return
     assert not np.array_equal(late[1], early[1])
 
 
@@ -407,14 +418,16 @@ def test_unwritten_memory_is_nan_and_a_number_is_a_view(cupy: Backend) -> None:
 
 
 def test_launches_that_cuda_would_refuse_or_get_wrong(cupy: Backend, gpu: Gpu) -> None:
-    x, dz, *parameters = (stand_in.ones(shape, dtype=np.float32) for shape in ((4, 2), 4, 3, 3, 3, 3, 7, 1))
-    arguments = [x, dz, *parameters, np.int32(4), np.int32(2)]
+    x, dz, *parameters = (stand_in.ones(shape, dtype=np.float32) for shape in ((4, 2), 4, 3, 3, 3, 3, 8, 1))
+    gradient, *others, constants, squares = parameters
+    null = np.uint64(0)
+    arguments = [x, dz, null, gradient, *others, null, constants, squares, np.int32(4), np.int32(2)]
     kernel = gpu._module.get_function("head_update")
     for wrong in (arguments[:-1], [*arguments[:-1], 2], [*arguments[:-1], np.int64(2)], [dz.get(), *arguments[1:]]):
         with pytest.raises((AssertionError, TypeError)):
             kernel((1, 1), (THREADS,), tuple(wrong))
     kernel((1, 1), (THREADS,), tuple(arguments))
-    np.testing.assert_array_equal(parameters[0].get(), [4.0, 4.0, 4.0])
+    np.testing.assert_array_equal(gradient.get(), [4.0, 4.0, 4.0])
 
     with gpu.main:
         gpu.main.begin_capture()
