@@ -835,7 +835,7 @@ struct Machine {
             for (int l = 0; l < LANES; ++l) if (wide) out.x[l] = value; else lanes_of<u32>(out)[l] = (u32)value;
             return wide ? write(w, in.operands[0], out.x, lanes) : write(w, in.operands[0], lanes_of<u32>(out), lanes);
         }
-        bool narrow_address = in.space == SHARED && in.operands[first].kind == Operand::REGISTER && address_is_narrow(in, first);
+        bool narrow_address = in.operands[first].kind == Operand::REGISTER && in.operands[first].value < first_wide;
         Row room, value_room;
         const u64* wide = narrow_address ? nullptr : read<u64>(w, in.operands[first], room);
         const u32* narrow = narrow_address ? read<u32>(w, in.operands[first], room) : nullptr;
@@ -862,9 +862,7 @@ struct Machine {
         for (int i = 0; in.op == LD && i < in.vector; ++i) w.defined[in.operands[i].value] |= lanes;
     }
 
-    // An address in shared memory may be in a 32-bit or in a 64-bit register: their numbers tell.
-    bool address_is_narrow(const Instruction& in, int operand) const { return in.operands[operand].value < first_wide; }
-    u64 first_wide = 0;
+    u64 first_wide = 0;  // the first register of 64 bits: an address in shared memory, say, may be in one, or in one of 32
 
     // --- an instruction
 
@@ -1085,13 +1083,10 @@ std::string said;
 
 extern "C" {
 
-// `first_wide`: the number of the first register of 64 bits; those before have fewer.
 int kernel_new(const char* name, int registers, int shared_bytes, int cluster) {
     machine.kernels.emplace_back(new Kernel{name, {}, {}, {}, registers, shared_bytes, cluster});
     return (int)machine.kernels.size() - 1;
 }
-
-void kernel_free(int number) { machine.kernels[number].reset(); }
 
 void kernel_shared(int number, u64 from, u64 to) { machine.kernels[number]->shared.push_back({from, to}); }
 
@@ -1136,7 +1131,8 @@ void set_options(int order, int tensor_cores, int approximately, int checked) {
     machine.random.seed(order);
 }
 
-// Returns what was found, a line each; empty if all is right.
+// `first_wide`: the number of the first register of 64 bits; those before have fewer. Returns what was found, a line each; nothing
+// if all is right.
 const char* launch(int number, int x, int y, int threads, int first_wide, const u8* parameters, int bytes) {
     machine.grid_x = x, machine.grid_y = y, machine.threads = threads;
     machine.parameters = parameters, machine.parameter_bytes = bytes, machine.first_wide = first_wide;
@@ -1150,8 +1146,6 @@ const char* launch(int number, int x, int y, int threads, int first_wide, const 
     for (auto& report : machine.reports) said += report.second.first + " | times " + std::to_string(report.second.second) + "\n";
     return said.c_str();
 }
-
-u64 steps() { return machine.steps; }
 
 // Of the last launch: for each word of an array 1 if read, plus 2 if written, plus 4 if before griddepcontrol.wait.
 void footprint(int array, u8* out) {

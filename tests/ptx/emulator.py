@@ -62,7 +62,6 @@ def library() -> ctypes.CDLL:
         subprocess.run([str(COMPILER), *_FLAGS, Path(__file__).with_name("emulator.cpp"), "-o", file], check=True)
         built = ctypes.CDLL(str(file))
     built.launch.restype = ctypes.c_char_p
-    built.steps.restype = ctypes.c_uint64
     return built
 
 

@@ -18,12 +18,8 @@ TILES = ((64, 64), (32, 64), (32, 32))  # rows and columns of a GEMM that a bloc
 TENSOR_CORES = 80  # the compute capability, times ten, from which on there are TF32 tensor cores and cp.async copies
 CLUSTERS = 90  # from which on there are clusters of blocks
 CLUSTERED, CLUSTER = "64x64x4", 4  # a tile as it is in kernels' names, and the blocks that share out its k's
-_TF32_AS_FLOAT32 = (
-    86,
-    89,
-    120,
-    121,
-)  # where tensor cores do TF32 at the rate of plain float32: three passes would cost three times that
+# where tensor cores do TF32 at the rate of plain float32, so that three passes would cost three times that
+_TF32_AS_FLOAT32 = (86, 89, 120, 121)
 
 _CHAIN = ("forward_", "backward_", "head", "input_gradient", "tangent_")  # kernels that wait by themselves
 
