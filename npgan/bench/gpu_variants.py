@@ -79,12 +79,13 @@ def variants(
 ) -> Iterator[tuple[str, Design, int | None, TrainConfig]]:
     """Name, design, PASSES (None: what the precision says) and config."""
     yield "as it is", DESIGN, None, config
-    switches = ["side_stream", "priority", "overlapped", "prefetched"]
-    switches += ["clusters", "dependent"] if capability >= CLUSTERS else []
-    for name in switches:
-        turned = not getattr(DESIGN, name)
-        yield f"{'with' if turned else 'without'} {name}", replace(DESIGN, **{name: turned}), None, config
+    yield "without side_stream", replace(DESIGN, side_stream=False), None, config
+    yield "without priority", replace(DESIGN, priority=False), None, config
+    yield "without overlapped", replace(DESIGN, overlapped=False), None, config
+    yield "without prefetched", replace(DESIGN, prefetched=False), None, config
     if capability >= CLUSTERS:
+        yield "with clusters", replace(DESIGN, clusters=True), None, config
+        yield "with dependent", replace(DESIGN, dependent=True), None, config
         yield "with clusters and dependent", replace(DESIGN, clusters=True, dependent=True), None, config
     for rows, columns in TILES:
         yield f"tiles of {rows}x{columns} alone", replace(DESIGN, tile=(rows, columns)), None, config

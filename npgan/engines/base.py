@@ -123,12 +123,12 @@ class FusedEngine:
         state, none = self.state, np.empty((0, len(StepMetrics._fields)), self.resident.metrics.dtype)
         with self.kernels.stream():
             begun, self._ahead = self._ahead, _Started(0, 0, [])
-            if begun.count > iterations:
-                raise ValueError(f"{begun.count} iterations were asked for ahead, now {iterations}")
-            if not begun.count:
+            if begun.iterations > iterations:
+                raise ValueError(f"{begun.iterations} iterations were asked for ahead, now {iterations}")
+            if not begun.iterations:
                 begun = _Started(state.step, 0, [])
                 self.resident.step[...] = state.step
-            begun = self._start(begun, iterations - begun.count)
+            begun = self._start(begun, iterations - begun.iterations)
             if ahead and self.asynchronous:
                 self._ahead = self._start(_Started(state.step + iterations, 0, []), ahead)
             metrics = np.concatenate([none, *(wait() for wait in begun.metrics)])
@@ -138,7 +138,7 @@ class FusedEngine:
 
     def _start(self, begun: _Started, iterations: int) -> _Started:
         """So many more, in parts that end with an epoch. A table may stop early."""
-        at, metrics = begun.first + begun.count, list(begun.metrics)
+        at, metrics = begun.first + begun.iterations, list(begun.metrics)
         while iterations:
             epoch, first = divmod(at, self.per_epoch)
             self._shuffle(epoch)
@@ -177,8 +177,8 @@ class FusedEngine:
 class _Started(NamedTuple):
     """Iterations that have been started, whose metrics may be waited for."""
 
-    first: int  # the iterations done before them
-    count: int
+    first: int  # those done before them
+    iterations: int
     metrics: list[Callable[[], np.ndarray]]
 
 

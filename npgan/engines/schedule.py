@@ -232,9 +232,10 @@ class FusedStep:
         hidden = twin.g_y[:-1] if twin else [empty(rows + batch, layer.out_features) for layer in self.g[:-1]]
         self.g_y = [*hidden, self.images[rows:]]
         self.g_dz = twin.g_dz if twin else [empty(batch, layer.out_features) for layer in self.g]
-        self.pass_d = self._pass(self.images[: 2 * rows], PASS_D, twin and twin.pass_d)
+        self.pass_d: Pass = self._pass(self.images[: 2 * rows], PASS_D, twin.pass_d if twin else None)
         shown = self.images[: 2 * rows] if pairs else self.images[2 * rows :]
-        self.pass_g = self._pass(shown, PASS_G if config.dropout_in_g_step else None, twin and twin.pass_g)
+        forward_pass = PASS_G if config.dropout_in_g_step else None
+        self.pass_g: Pass = self._pass(shown, forward_pass, twin.pass_g if twin else None)
         self.pass_d.target[:rows], self.pass_d.target[rows:] = 1.0 - config.label_smoothing, 0.0
         self.pass_g.target[:-batch], self.pass_g.target[-batch:] = 0.0, 1.0
         # G learns from its fakes, not from what they are paired with
