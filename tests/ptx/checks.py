@@ -291,16 +291,17 @@ def head_update(bench: Bench, n: int, i: int, x: Array, penalized: bool) -> None
 
 
 def inputs(bench: Bench, rows: int, batch: int, z: int, count: int, step: int, seed: int, epochs: int = 0) -> None:
-    """``epochs``: of a cosine of the learning rates, or 0."""
+    """``epochs``: of a cosine of the learning rates, or 0; with one, fakes are as many as the rows."""
+    fakes = rows if epochs else batch
     per_epoch, width = -(-count // batch), -(-z // 4) * 4
     pixels = bench.random.integers(0, 256, (count, 784), dtype=np.uint8)
     order = bench.random.permutation(count).astype(U)
-    outputs = [empty(1, dtype=U), empty(rows, 784), empty(rows, width), empty(batch, width), empty(2, 8)]
-    threads = rows * 196 + -(-rows * z // 4) + -(-batch * z // 4) + 2
+    outputs = [empty(1, dtype=U), empty(rows, 784), empty(rows, width), empty(fakes, width), empty(2, 8)]
+    threads = rows * 196 + -(-rows * z // 4) + -(-fakes * z // 4) + 2
     other = (1e-3, 0.5, 0.99, 1e-7)
     before, offset = np.array([(step - 3) % 2**32], U), U(3)  # the fourth iteration of a graph
     arguments = (
-        pixels, order, before, *outputs, offset, N(rows), N(batch), N(per_epoch), N(z), S(seed),
+        pixels, order, before, *outputs, offset, N(rows), N(batch), N(fakes), N(per_epoch), N(z), S(seed),
         *(D(each) for each in (*ADAM, *other)), U(epochs), D(EMA),
     )  # fmt: skip
     share = 0.5 * (1.0 + np.cos(np.pi * (step // per_epoch) / epochs)) if epochs else 1.0

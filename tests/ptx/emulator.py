@@ -161,7 +161,7 @@ class Module:
             assert len(raw) == SIZES[kind], (kernel, kind, value)
             data[start : start + len(raw)] = raw
         memory.set()
-        self._owners = memory.owners
+        self._owners = memory.owners if options.checked else []
         run = library()
         run.set_options(options.order, options.tensor_cores, options.approximately, int(options.checked))
         buffer = (ctypes.c_char * len(data)).from_buffer(data)

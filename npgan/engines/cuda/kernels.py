@@ -116,15 +116,15 @@ class CudaKernels:
 
     def inputs(self, step: FusedStep, real: Array, noise_d: Array, noise_g: Array, offset: int = 0) -> None:
         """``offset``: iterations before this one that ``resident.step`` does not know of yet."""
-        resident, (rows, z), batch = step.resident, noise_d.shape, len(noise_g)
-        threads = rows * IMAGE_PIXELS // 4 + -(-rows * z // 4) + -(-batch * z // 4) + 2
+        resident, (rows, z), fakes = step.resident, noise_d.shape, len(noise_g)
+        threads = rows * IMAGE_PIXELS // 4 + -(-rows * z // 4) + -(-fakes * z // 4) + 2
         config, (d, g) = step.config, step.optimizers
         cosine = config.lr_schedule == "cosine"  # the kernel works out an epoch's rates: a graph is captured once
         rates = (config.lr_d, config.lr_g) if cosine else (d.lr, g.lr)
         settings = [_d(each) for o, lr in zip((d, g), rates, strict=True) for each in (lr, o.beta1, o.beta2, o.epsilon)]
         self.launcher.launch(
             "inputs", (-(-threads // THREADS), 1), resident.pixels, resident.order, resident.step, step.counter, real,
-            noise_d, noise_g, step.constants, _u(offset), _i(rows), _i(batch), _i(len(resident.metrics)), _i(z),
+            noise_d, noise_g, step.constants, _u(offset), _i(rows), _i(config.batch_size), _i(fakes), _i(len(resident.metrics)), _i(z),
             _u64(config.seed), *settings, _u(config.epochs if cosine else 0), _d(config.ema),
         )  # fmt: skip
 

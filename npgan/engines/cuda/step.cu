@@ -38,16 +38,17 @@ __device__ inline void noise(float* latent, int block, int rows, int width, u32 
     }
 }
 
-// images (N, 784) = data[order[iteration's rows]] from -1 to 1; latent_d (N, Z) and latent_g (B, Z) standard normal. A thread
+// images (N, 784) = data[order[iteration's rows]] from -1 to 1, whole batches having `batch`; latent_d (N, Z) and latent_g (fakes, Z)
+// standard normal. A thread
 // does four numbers; one more thread for each network does what is the same for all elements of its Adam step, adam (2, 8).
 // The iteration is the `offset`-th of its graph.
 // data.batches.scale_pixels, nn.philox.normal; sites gan.LATENT_D and LATENT_G.
 extern "C" __global__ void __launch_bounds__(THREADS)
 inputs(const unsigned char* data, const u32* order, const u32* step, u32* counter, float* images, float* latent_d, float* latent_g,
-       float* adam, u32 offset, int rows, int batch, int per_epoch, int z, u64 seed, double lr_d, double beta1_d, double beta2_d, double epsilon_d,
+       float* adam, u32 offset, int rows, int batch, int fakes, int per_epoch, int z, u64 seed, double lr_d, double beta1_d, double beta2_d, double epsilon_d,
        double lr_g, double beta1_g, double beta2_g, double epsilon_g, u32 epochs, double ema) {
     u32 done = *step + offset;
-    int i = blockIdx.x * THREADS + threadIdx.x, quads = rows * 196, blocks_d = (rows * z + 3) / 4, blocks_g = (batch * z + 3) / 4;
+    int i = blockIdx.x * THREADS + threadIdx.x, quads = rows * 196, blocks_d = (rows * z + 3) / 4, blocks_g = (fakes * z + 3) / 4;
     if (i < quads) {
         u32 image = order[done % per_epoch * batch + i / 196];
         uchar4 pixels = reinterpret_cast<const uchar4*>(data)[(size_t)image * 196 + i % 196];
@@ -56,7 +57,7 @@ inputs(const unsigned char* data, const u32* order, const u32* step, u32* counte
     } else if ((i -= quads) < blocks_d) {
         noise(latent_d, i, rows, z, done, 0, seed);
     } else if ((i -= blocks_d) < blocks_g) {
-        noise(latent_g, i, batch, z, done, 1, seed);
+        noise(latent_g, i, fakes, z, done, 1, seed);
     } else if ((i -= blocks_g) < 2) {
         if (i == 0) *counter = done;
         double lr = (i ? lr_g : lr_d) * share_of_rate(done / per_epoch, epochs);
