@@ -124,8 +124,8 @@ class CudaKernels:
         settings = [_d(each) for o, lr in zip((d, g), rates, strict=True) for each in (lr, o.beta1, o.beta2, o.epsilon)]
         self.launcher.launch(
             "inputs", (-(-threads // THREADS), 1), resident.pixels, resident.order, resident.step, step.counter, real,
-            noise_d, noise_g, step.constants, _u(offset), _i(rows), _i(config.batch_size), _i(fakes), _i(len(resident.metrics)), _i(z),
-            _u64(config.seed), *settings, _u(config.epochs if cosine else 0), _d(config.ema),
+            noise_d, noise_g, step.constants, _u(offset), _i(rows), _i(config.batch_size), _i(fakes),
+            _i(len(resident.metrics)), _i(z), _u64(config.seed), *settings, _u(config.epochs if cosine else 0), _d(config.ema),
         )  # fmt: skip
 
     def forward_leaky_relu(self, x: Array, layer: Dense, slope: float, y: Array) -> None:

@@ -38,15 +38,14 @@ __device__ inline void noise(float* latent, int block, int rows, int width, u32 
     }
 }
 
-// images (N, 784) = data[order[iteration's rows]] from -1 to 1, whole batches having `batch`; latent_d (N, Z) and latent_g (fakes, Z)
-// standard normal. A thread
-// does four numbers; one more thread for each network does what is the same for all elements of its Adam step, adam (2, 8).
+// images (N, 784) = data[order[iteration's rows]] from -1 to 1, whole batches having `batch`; latent_d (N, Z) and latent_g
+// (fakes, Z) standard normal. A thread does four numbers; one more thread for each network does what is the same for all elements of its Adam step, adam (2, 8).
 // The iteration is the `offset`-th of its graph.
 // data.batches.scale_pixels, nn.philox.normal; sites gan.LATENT_D and LATENT_G.
 extern "C" __global__ void __launch_bounds__(THREADS)
 inputs(const unsigned char* data, const u32* order, const u32* step, u32* counter, float* images, float* latent_d, float* latent_g,
-       float* adam, u32 offset, int rows, int batch, int fakes, int per_epoch, int z, u64 seed, double lr_d, double beta1_d, double beta2_d, double epsilon_d,
-       double lr_g, double beta1_g, double beta2_g, double epsilon_g, u32 epochs, double ema) {
+       float* adam, u32 offset, int rows, int batch, int fakes, int per_epoch, int z, u64 seed, double lr_d, double beta1_d,
+       double beta2_d, double epsilon_d, double lr_g, double beta1_g, double beta2_g, double epsilon_g, u32 epochs, double ema) {
     u32 done = *step + offset;
     int i = blockIdx.x * THREADS + threadIdx.x, quads = rows * 196, blocks_d = (rows * z + 3) / 4, blocks_g = (fakes * z + 3) / 4;
     if (i < quads) {
@@ -291,8 +290,8 @@ __device__ inline float head_z(const float* x_row, const float* weight, const fl
 // row. target (N,). Rows n and N/2 + n are a pair where the loss is relativistic, with the target of the first.
 // nn.ops: dense, sigmoid, binary_cross_entropy(_with_logits), relativistic, leaky_relu_backward or dropout_backward.
 extern "C" __global__ void __launch_bounds__(THREADS)
-head(const float* x, const float* weight, const float* bias, const float* target, const float* dydz, const float* start, float* output,
-     float* dz, float* dz_before, int n, int i, float slope, int loss) {
+head(const float* x, const float* weight, const float* bias, const float* target, const float* dydz, const float* start,
+     float* output, float* dz, float* dz_before, int n, int i, float slope, int loss) {
     int row = (blockIdx.x * THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
     let_next_kernel_begin();
     wait_for_kernel_before();
@@ -301,7 +300,8 @@ head(const float* x, const float* weight, const float* bias, const float* target
     float z = head_z(x_row, weight, bias, i), p = loss == BCE ? sigmoid(z) : z, dz_row;
     if (loss == RELATIVISTIC) {
         int pairs = n / 2, first = row % pairs;
-        float other = head_z(x + (size_t)(row < pairs ? row + pairs : first) * i, weight, bias, i), sign = row < pairs ? 1.0f : -1.0f;
+        float other = head_z(x + (size_t)(row < pairs ? row + pairs : first) * i, weight, bias, i);
+        float sign = row < pairs ? 1.0f : -1.0f;
         dz_row = sign * bce_with_logits_dz(sign * (z - other), target[first], pairs);
     } else {
         dz_row = loss == BCE ? bce_dz(p, target[row], n) : bce_with_logits_dz(z, target[row], n);
