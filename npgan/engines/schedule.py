@@ -230,8 +230,8 @@ class FusedStep:
         self.latent = empty(rows + batch, config.latent_dim)
         self.images = empty(2 * rows + batch, IMAGE_PIXELS)  # real, fake for the D step, fake for the G step
         hidden = twin.g_y[:-1] if twin else [empty(rows + batch, layer.out_features) for layer in self.g[:-1]]
-        self.g_y = [*hidden, self.images[rows:]]
-        self.g_dz = twin.g_dz if twin else [empty(batch, layer.out_features) for layer in self.g]
+        self.g_y: list[Array] = [*hidden, self.images[rows:]]
+        self.g_dz: list[Array] = twin.g_dz if twin else [empty(batch, layer.out_features) for layer in self.g]
         self.pass_d: Pass = self._pass(self.images[: 2 * rows], PASS_D, twin.pass_d if twin else None)
         shown = self.images[: 2 * rows] if pairs else self.images[2 * rows :]
         forward_pass = PASS_G if config.dropout_in_g_step else None

@@ -39,8 +39,8 @@ __device__ inline void noise(float* latent, int block, int rows, int width, u32 
 }
 
 // images (N, 784) = data[order[iteration's rows]] from -1 to 1, whole batches having `batch`; latent_d (N, Z) and latent_g
-// (fakes, Z) standard normal. A thread does four numbers; one more thread for each network does what is the same for all elements of its Adam step, adam (2, 8).
-// The iteration is the `offset`-th of its graph.
+// (fakes, Z) standard normal. A thread does four numbers; one more thread for each network does what is the same for all elements
+// of its Adam step, adam (2, 8). The iteration is the `offset`-th of its graph.
 // data.batches.scale_pixels, nn.philox.normal; sites gan.LATENT_D and LATENT_G.
 extern "C" __global__ void __launch_bounds__(THREADS)
 inputs(const unsigned char* data, const u32* order, const u32* step, u32* counter, float* images, float* latent_d, float* latent_g,
