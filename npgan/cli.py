@@ -20,7 +20,7 @@ from npgan import __version__
 from npgan.config import PRESETS, TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
-from npgan.errors import InputError, one_line
+from npgan.errors import InputError, first_line, one_line
 from npgan.runs.colormaps import COLORMAP, COLORMAPS
 from npgan.runs.output import let_go, unfailing_output
 
@@ -67,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
     except (OSError, MemoryError, RuntimeError) as error:
         return _complain(command, str(error) or type(error).__name__, EXIT_FAILURE)
+    except Exception as error:
+        if not type(error).__module__.startswith("cupy"):  # its compiler's error, say, has no base class but this
+            raise
+        return _complain(command, f"CuPy: {first_line(error)}", EXIT_FAILURE)
     finally:
         for stream in (sys.stdout, sys.stderr):
             let_go(stream)

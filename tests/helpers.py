@@ -37,10 +37,12 @@ def roomy_folder() -> Iterator[Path]:
 class _Watched:
     """An engine that does one iteration after the other, and something after some of them."""
 
+    asynchronous = False
+
     def __init__(self, engine: Engine, state: TrainState, after: dict[int, Callable[[TrainState], None]]) -> None:
         self.engine, self.state, self.after = engine, state, after
 
-    def run(self, iterations: int) -> np.ndarray:
+    def run(self, iterations: int, ahead: int = 0) -> np.ndarray:
         parts = []
         for _ in range(iterations):
             parts.append(self.engine.run(1))
@@ -97,7 +99,7 @@ def small_networks(widths: tuple[int, int, int]) -> dict[str, Callable[..., Sequ
         layers: list[Layer] = []
         for width, hidden in ((784, c), (c, b), (b, a)):
             layers += [Dense(width, hidden), LeakyReLU(config.leaky_slope), Dropout(config.dropout)]
-        layers += [Dense(a, 1)] if config.loss == "bce-logits" else [Dense(a, 1), Sigmoid()]
+        layers += [Dense(a, 1), Sigmoid()] if config.loss == "bce" else [Dense(a, 1)]
         return Sequential(layers, dtype, xp, config.seed if drawn else None, gan.DISCRIMINATOR_SITE)
 
     return {"generator": generator, "discriminator": discriminator}

@@ -10,7 +10,9 @@ import signal
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from PIL import Image
 from npgan import __version__, cli, engines
 from npgan.backend import Backend, select
 from npgan.cli import main
-from npgan.config import PRESETS, TrainConfig
+from npgan.config import PRESETS
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
 from npgan.engines import Choice, Compute, Report
@@ -153,11 +155,11 @@ def test_the_header_stands_before_compiling_and_what_was_chosen_after_it(
 
     shown = []
 
-    def choose(compute: Compute, backend: Backend, report: Report, config: TrainConfig) -> Choice:
+    def choose(compute: Compute, backend: Backend, report: Report) -> Choice:
         shown.append(capsys.readouterr().out)
         report("compiling")
         shown.append(capsys.readouterr().err)
-        return engines.choose(compute, backend, report, config)
+        return engines.choose(compute, backend, report)
 
     monkeypatch.setattr(run_module, "choose", choose)
     assert main(_train(data, tmp_path / "run")) == 0
@@ -166,6 +168,54 @@ def test_the_header_stands_before_compiling_and_what_was_chosen_after_it(
         assert name in before and name not in after
     assert while_compiling == "compiling\n"
     assert after.startswith("kernels:     reference, fp32 (asked for by --kernels reference)\nmatmul:")
+
+
+def test_an_engine_goes_on_ahead_only_where_nobody_looks(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of an epoch with neither preview nor checkpoint."""
+    from npgan.runs import train as run_module
+
+    asked: list[tuple[int, int]] = []  # the iterations that a call ends with, and those ahead
+
+    def choose(compute: Compute, backend: Backend, report: Report) -> Choice:
+        choice = engines.choose(compute, backend, report)
+
+        def start(state: Any, images: Any, config: Any) -> Any:
+            engine = choice.start(state, images, config)
+            run = engine.run
+
+            def noted(iterations: int, ahead: int = 0) -> Any:
+                asked.append((state.step + iterations, ahead))
+                return run(iterations, ahead)
+
+            monkeypatch.setattr(engine, "run", noted)
+            monkeypatch.setattr(engine, "asynchronous", True)
+            return engine
+
+        return replace(choice, start=start)
+
+    monkeypatch.setattr(run_module, "choose", choose)
+    flags = ["--epochs", "6", "--output-period", "3", "--checkpoint-every", "2", "--quiet"]
+    assert main(_train(data, tmp_path / "run", *flags)) == 0
+    per_epoch = asked[-1][0] // 6
+    ahead = {step // per_epoch for step, ahead in asked if ahead}
+    assert all(step % per_epoch == 0 for step, ahead in asked if ahead)
+    assert ahead == {1, 5}
+    for (step, ahead_of_it), (after, _) in zip(asked, asked[1:], strict=False):
+        assert not ahead_of_it or after == step + ahead_of_it
+
+
+def test_an_error_of_cupys_own_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its compiler's has no base class but Exception."""
+    from npgan import cli
+
+    def broken(values: Any) -> int:
+        raise type("CompileException", (Exception,), {"__module__": "cupy.cuda.compiler"})("no headers\nof CUDA")
+
+    monkeypatch.setitem(cli._COMMANDS, "sample", broken)
+    assert main(["sample", "a run"]) == 1
+    assert capsys.readouterr().err.splitlines() == ["npgan sample: error: CuPy: no headers"]
 
 
 def test_an_engine_that_cannot_be_had_leaves_the_old_run_alone(
@@ -186,9 +236,9 @@ import numpy as np
 from npgan.cli import main
 from npgan.runs import train as run_module
 
-def choose(compute, backend, report, config, choose=run_module.choose):
+def choose(compute, backend, report, choose=run_module.choose):
     report("compiling")
-    return choose(compute, backend, report, config)
+    return choose(compute, backend, report)
 
 def broken(*of):
     raise OSError(28, "No space left on device", "training.gif")

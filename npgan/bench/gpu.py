@@ -47,7 +47,7 @@ def make(name: str, batch: int, precision: str) -> Candidate:
 def _peak(name: str, backend: Backend) -> Candidate:
     xp = backend.xp
     if name == COPY:
-        source = xp.zeros(_COPIED // 4, dtype=np.float32)
+        source = xp.arange(_COPIED // 4, dtype=np.float32)
         target = xp.empty_like(source)
         work, operations = (lambda: xp.copyto(target, source)), 0
     else:  # of random numbers: of constants it takes less power, so a GPU at its limit does it faster

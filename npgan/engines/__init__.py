@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,11 +66,8 @@ class Choice:
     start: Start
 
 
-def choose(
-    compute: Compute, backend: Backend, report: Report = lambda line: None, config: TrainConfig | None = None
-) -> Choice:
-    """The engine for ``--kernels`` on ``backend`` and for ``config``, by default the tutorial's. ``compute.precision`` counts
-    on a GPU only.
+def choose(compute: Compute, backend: Backend, report: Report = lambda line: None) -> Choice:
+    """The engine for ``--kernels`` on ``backend``. ``compute.precision`` counts on a GPU only.
 
     ``report`` is told when kernels have to be compiled first, which happens once on a machine. Raises InputError when fused
     kernels are asked for and cannot be had.
@@ -80,7 +77,7 @@ def choose(
     if compute.kernels == "reference":
         return _textbook(compute, backend, "asked for by --kernels reference")
     try:
-        return _cpu(compute, report) if backend.name == "numpy" else _cuda(compute, backend, report, config)
+        return _cpu(compute, report) if backend.name == "numpy" else _cuda(compute, backend, report)
     except InputError as problem:
         if compute.kernels == "fused":
             raise InputError(f"--kernels fused: {problem}") from None
@@ -133,13 +130,11 @@ def cpu_gemm(blas: Blas) -> Gemm | PlainGemm:
     return PlainGemm(blas)
 
 
-def _cuda(compute: Compute, backend: Backend, report: Report, config: TrainConfig | None) -> Choice:
+def _cuda(compute: Compute, backend: Backend, report: Report) -> Choice:
     from npgan.engines.base import FusedEngine
     from npgan.engines.cuda.device import Gpu
     from npgan.engines.cuda.kernels import CudaKernels
 
-    if config and (reason := CudaKernels.lacks(config)):
-        raise InputError(reason)
     with _notice(report):
         gpu = Gpu(backend.xp, compute.precision or "fp32")
     why = f"iterations as CUDA graphs, {gpu.gemm}"
@@ -183,13 +178,16 @@ def _compile_elsewhere() -> None:
         subprocess.run(command, env=environment, capture_output=True, check=False)
 
 
+def _notice(report: Report) -> AbstractContextManager[None]:
+    return notice(report, "compiling the fused kernels: once on this machine, ten to twenty seconds")
+
+
 @contextmanager
-def _notice(report: Report) -> Iterator[None]:
-    notice = threading.Timer(
-        _PATIENCE, report, ["compiling the fused kernels: once on this machine, ten to twenty seconds"]
-    )
-    notice.start()
+def notice(report: Report, line: str) -> Iterator[None]:
+    """A context: where it takes longer than a moment, ``line`` says why."""
+    timer = threading.Timer(_PATIENCE, report, [line])
+    timer.start()
     try:
         yield
     finally:
-        notice.cancel()
+        timer.cancel()

@@ -7,13 +7,13 @@ import ctypes
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from npgan.backend import Array, array_module, to_numpy
+from npgan.backend import Array, array_module
 from npgan.config import TrainConfig
 from npgan.data.batches import batch_bounds, iterations_per_epoch
 from npgan.engines.schedule import FusedStep, Kernels, Resident, unsupported
@@ -34,10 +34,14 @@ class Engine(Protocol):
     iteration sees depends on the seed and the iteration alone.
     """
 
-    def run(self, iterations: int) -> np.ndarray:
+    asynchronous: bool  # it can go on with later iterations while its caller looks at the metrics of earlier ones
+
+    def run(self, iterations: int, ahead: int = 0) -> np.ndarray:
         """So many iterations, as ``gan.train_step`` does them. Returns their StepMetrics (iterations, 6) in main memory.
 
-        It may stop after the first whose metrics are not finite: ``tensors`` then tells of that one.
+        It may stop after the first whose metrics are not finite: ``tensors`` then tells of that one. An asynchronous engine
+        starts ``ahead`` more before it returns. Who asks for these looks at nothing but the metrics until the next call, which
+        is for at least as many.
         """
 
     def tensors(self) -> Iterator[Tensor]:
@@ -46,6 +50,8 @@ class Engine(Protocol):
 
 class ReferenceEngine:
     """Calls ``gan.train_step``: any config, dtype and array library."""
+
+    asynchronous = False
 
     def __init__(self, state: TrainState, images: Array, config: TrainConfig) -> None:
         """Shapes: images (M, 784) uint8, where the state lives."""
@@ -60,7 +66,7 @@ class ReferenceEngine:
         self._order, self._order_epoch = images[:0], -1
         _keep_freed_memory()
 
-    def run(self, iterations: int) -> np.ndarray:
+    def run(self, iterations: int, ahead: int = 0) -> np.ndarray:
         state, count, batch = self.state, len(self.images), self.config.batch_size
         done: list[list[float]] = []
         for _ in range(iterations):
@@ -93,9 +99,10 @@ class FusedEngine:
 
     def __init__(self, kernels: Kernels, state: TrainState, images: Array, config: TrainConfig) -> None:
         """Shapes: images (M, 784) uint8, where the state lives. Raises ValueError for networks that it cannot train."""
-        if reason := unsupported(state, config) or kernels.lacks(config):
+        if reason := unsupported(state, config):
             raise ValueError(reason)
         self.kernels, self.state, self.config = kernels, state, config
+        self.asynchronous = kernels.asynchronous
         like, count = state.generator.parameters, len(images)
         self._xp = array_module(like)
         self.per_epoch = iterations_per_epoch(count, config.batch_size)
@@ -110,27 +117,43 @@ class FusedEngine:
         self._order_epoch = -1
         self._steps: dict[int, FusedStep] = {}  # by rows
         self._last: FusedStep | None = None
+        self._ahead = _Started(0, 0, [])
 
-    def run(self, iterations: int) -> np.ndarray:
-        state, parts = self.state, [np.empty((0, len(StepMetrics._fields)), self.resident.metrics.dtype)]
+    def run(self, iterations: int, ahead: int = 0) -> np.ndarray:
+        state, none = self.state, np.empty((0, len(StepMetrics._fields)), self.resident.metrics.dtype)
         with self.kernels.stream():
-            self.resident.step[...] = state.step
-            while iterations:
-                epoch, first = divmod(state.step, self.per_epoch)
-                self._shuffle(epoch)
-                set_learning_rates(state, self.config, epoch)
-                wanted = min(iterations, self.per_epoch - first)
-                whole = min(wanted, max(self._whole - first, 0))
-                count = self._repeat(self.config.batch_size, whole)
-                if count == whole:
-                    count += self._repeat(self._rest, wanted - whole)
-                iterations = iterations - count if count == wanted else 0
-                if first + count == self.per_epoch:
-                    self._shuffle(epoch + 1)  # started while a GPU is still busy with this epoch
-                parts.append(np.array(to_numpy(self.resident.metrics[first : first + count])))  # waits for all of it
-                state.step += count
-                state.optimizer_d.step = state.optimizer_g.step = state.step
-        return np.concatenate(parts)
+            begun, self._ahead = self._ahead, _Started(0, 0, [])
+            if begun.iterations > iterations:
+                raise ValueError(f"{begun.iterations} iterations were asked for ahead, now {iterations}")
+            if not begun.iterations:
+                begun = _Started(state.step, 0, [])
+                self.resident.step[...] = state.step
+            begun = self._start(begun, iterations - begun.iterations)
+            if ahead and self.asynchronous:
+                self._ahead = self._start(_Started(state.step + iterations, 0, []), ahead)
+            metrics = np.concatenate([none, *(wait() for wait in begun.metrics)])
+            state.step += len(metrics)
+            state.optimizer_d.step = state.optimizer_g.step = state.step
+        return metrics
+
+    def _start(self, begun: _Started, iterations: int) -> _Started:
+        """So many more, in parts that end with an epoch. A table may stop early."""
+        at, metrics = begun.first + begun.iterations, list(begun.metrics)
+        while iterations:
+            epoch, first = divmod(at, self.per_epoch)
+            self._shuffle(epoch)
+            set_learning_rates(self.state, self.config, epoch)
+            wanted = min(iterations, self.per_epoch - first)
+            whole = min(wanted, max(self._whole - first, 0))
+            count = self._repeat(self.config.batch_size, whole)
+            if count == whole:
+                count += self._repeat(self._rest, wanted - whole)
+            iterations = iterations - count if count == wanted else 0
+            metrics.append(self.kernels.fetch(self.resident.metrics[first : first + count]))
+            at += count
+            if first + count == self.per_epoch:
+                self._shuffle(epoch + 1)  # started while a GPU is still busy with this epoch
+        return _Started(begun.first, at - begun.first, metrics)
 
     def tensors(self) -> Iterator[Tensor]:
         if self._last is not None:
@@ -149,6 +172,14 @@ class FusedEngine:
             order = self.resident.order
             order[...] = philox.permutation(self.config.seed, epoch, order.size, self._xp)
             self._order_epoch = epoch
+
+
+class _Started(NamedTuple):
+    """Iterations that have been started, whose metrics may be waited for."""
+
+    first: int  # those done before them
+    iterations: int
+    metrics: list[Callable[[], np.ndarray]]
 
 
 def set_learning_rates(state: TrainState, config: TrainConfig, epoch: int) -> None:

@@ -10,14 +10,14 @@ size, b ≤ B the rows of this batch, Z the latent size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from npgan.backend import Array, array_module
+from npgan.backend import Array, array_module, to_numpy
 from npgan.config import TrainConfig
 from npgan.gan import IMAGE_PIXELS, PASS_D, PASS_G, TrainState, loss_of
 from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Sigmoid, Tanh
@@ -48,12 +48,12 @@ class Parameters(NamedTuple):
     """A Dense layer's weight (I, O) and behind it its bias (O,), in one piece: shapes (I·O + O,)."""
 
     layer: Dense
-    gradient: Array
+    gradient: Array  # or None: nobody will look at it, so it need not be stored
     parameter: Array
     m: Array
     v: Array
     optimizer: Adam  # its settings; the iteration is ``resident.step``
-    constants: Array  # (7,), where a table keeps what Adam needs in this iteration, the same for all elements
+    constants: Array  # (8,), where a table keeps what Adam needs in this iteration, the same for all elements
     squares: Array  # parts of Σ gradient², as many as the table likes
     average: Array | None  # of the parameters, moved with them by ``gan.kept_of_average(ema, iterations done)``
     ema: float
@@ -94,8 +94,7 @@ class Penalty:
 class Kernels(Protocol):
     """A table of fused kernels. Arrays for results come last and are written whole; what is read is left as it is."""
 
-    def lacks(self, config: TrainConfig) -> str | None:
-        """What a step with these settings needs and the table does not have, or None."""
+    asynchronous: bool  # calls return before the work is done, which is waited for by what ``fetch`` returns
 
     def empty(self, rows: int, width: int) -> Array:
         """A new array (rows, width) for activations, in the memory order that the kernels like."""
@@ -111,6 +110,9 @@ class Kernels(Protocol):
 
     def repeat(self, step: FusedStep, count: int) -> int:
         """``step.launch()`` so many times. Returns how often: it may stop once the metrics are not finite."""
+
+    def fetch(self, metrics: Array) -> Callable[[], np.ndarray]:
+        """Starts to copy them to main memory, as they are after all calls before this one. The result waits for them."""
 
     def partial_sums(self, layer: Dense) -> int:
         """How many parts of Σ gradient² the table writes for the layer."""
@@ -173,8 +175,7 @@ class Kernels(Protocol):
 class InOrder:
     """What a table without streams says of them: everything is done in the order of the calls."""
 
-    def lacks(self, config: TrainConfig) -> str | None:
-        return None
+    asynchronous = False
 
     def stream(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -194,12 +195,29 @@ class InOrder:
                 return done
         return count
 
+    def fetch(self, metrics: Array) -> Callable[[], np.ndarray]:
+        copied = np.array(to_numpy(metrics))
+        return lambda: copied
+
 
 class FusedStep:
     """Iterations of b rows each. ``launch`` starts one; its result is in the state and in ``resident.metrics``."""
 
-    def __init__(self, kernels: Kernels, state: TrainState, config: TrainConfig, resident: Resident, rows: int) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        state: TrainState,
+        config: TrainConfig,
+        resident: Resident,
+        rows: int,
+        twin: FusedStep | None = None,
+    ) -> None:
+        """``twin``: a step that takes turns with this one, so that what goes in and comes out may be made beside the other.
+
+        Only that is in arrays of its own: noise, images, outputs, sums, constants. Between there are the twin's.
+        """
         self.kernels, self.config, self.resident, self.rows = kernels, config, resident, rows
+        self._state = state
         self.loss, pairs = loss_of(config), config.loss == "relativistic"
         self.batch = rows if pairs else config.batch_size
         self.optimizers = state.optimizer_d, state.optimizer_g
@@ -207,29 +225,45 @@ class FusedStep:
         self._dropout = [layer for layer in state.discriminator.layers if isinstance(layer, Dropout) and layer.rate]
         like, empty, batch = state.generator.parameters, kernels.empty, self.batch
         self._xp, self._dtype = array_module(like), like.dtype
+        # the iterations done before this one, for what is drawn; where iterations overlap, `inputs` writes it
+        self.counter = self._xp.empty(1, np.uint32) if kernels.asynchronous else resident.step
         self.latent = empty(rows + batch, config.latent_dim)
         self.images = empty(2 * rows + batch, IMAGE_PIXELS)  # real, fake for the D step, fake for the G step
-        self.g_y = [*(empty(rows + batch, layer.out_features) for layer in self.g[:-1]), self.images[rows:]]
-        self.g_dz = [empty(batch, layer.out_features) for layer in self.g]
-        self.pass_d = self._pass(self.images[: 2 * rows], PASS_D)
+        hidden = twin.g_y[:-1] if twin else [empty(rows + batch, layer.out_features) for layer in self.g[:-1]]
+        self.g_y: list[Array] = [*hidden, self.images[rows:]]
+        self.g_dz: list[Array] = twin.g_dz if twin else [empty(batch, layer.out_features) for layer in self.g]
+        self.pass_d: Pass = self._pass(self.images[: 2 * rows], PASS_D, twin.pass_d if twin else None)
         shown = self.images[: 2 * rows] if pairs else self.images[2 * rows :]
-        self.pass_g = self._pass(shown, PASS_G if config.dropout_in_g_step else None)
+        forward_pass = PASS_G if config.dropout_in_g_step else None
+        self.pass_g: Pass = self._pass(shown, forward_pass, twin.pass_g if twin else None)
         self.pass_d.target[:rows], self.pass_d.target[rows:] = 1.0 - config.label_smoothing, 0.0
         self.pass_g.target[:-batch], self.pass_g.target[-batch:] = 0.0, 1.0
         # G learns from its fakes, not from what they are paired with
         self.fakes = self.pass_g.rows_from(len(shown) - batch)
         self.penalty = self._penalty() if config.penalized else None
-        self.constants = self._xp.empty((2, 7), self._dtype)  # of D's Adam and of G's
+        self.constants = self._xp.empty((2, 8), self._dtype)  # of D's Adam and of G's
         d, g = (state.discriminator, state.optimizer_d, None), (state.generator, state.optimizer_g, state.average)
         self.parameters_d, self.squares_d = self._parameters(*d, self.constants[0])
         self.parameters_g, self.squares_g = self._parameters(*g, self.constants[1])
 
     def launch(self) -> None:
-        """The same order as in ``gan.train_step``."""
+        """One iteration, in the order of ``gan.train_step``."""
+        self.kernels.inputs(self, *self.inputs())
+        self.body()
+        self.kernels.finish(self)
+
+    def inputs(self) -> tuple[Array, Array, Array]:
+        """Real images and both batches of noise: what ``Kernels.inputs`` writes."""
+        return self.images[: self.rows], self.latent[: self.rows], self.latent[self.rows :]
+
+    def body(self, keep_gradients: bool = True) -> None:
+        """All between inputs and metrics. Gradients that nobody will look at need not be kept."""
         k, rows, slope = self.kernels, self.rows, self.config.leaky_slope
+        parameters_d, parameters_g = self.parameters_d, self.parameters_g
+        if not keep_gradients:
+            parameters_d, parameters_g = _unkept(parameters_d), _unkept(parameters_g)
 
         # The images of this step. D's update does not touch G, so both noise batches go through G as one.
-        k.inputs(self, self.images[:rows], self.latent[:rows], self.latent[rows:])
         x = self.latent
         for layer, y in zip(self.g[:-1], self.g_y[:-1], strict=True):
             k.forward_leaky_relu(x, layer, slope, y)
@@ -238,7 +272,7 @@ class FusedStep:
 
         # D step: tell real from fake.
         self._forward_d(self.pass_d)
-        self._backward_d(self.pass_d, self.parameters_d)
+        self._backward_d(self.pass_d, parameters_d)
 
         # G step: make the updated D say "real". The gradient goes through D and tanh down to G's last z.
         if self.config.loss == "relativistic":  # in pairs with the real images
@@ -250,8 +284,11 @@ class FusedStep:
             x = (self.g_y[index - 1] if index else self.latent)[rows:]
             if index:
                 k.backward_leaky_relu(self.g_dz[index], self.g[index], x, slope, self.g_dz[index - 1])
-            self._update(index, x, self.g_dz[index], self.parameters_g)
-        k.finish(self)
+            self._update(index, x, self.g_dz[index], parameters_g)
+
+    def twin(self) -> FusedStep:
+        """A step to take turns with this one."""
+        return FusedStep(self.kernels, self._state, self.config, self.resident, self.rows, self)
 
     def tensors(self) -> Iterator[tuple[str, str, Array]]:
         """Net, name and array of everything that an iteration computes, in its order."""
@@ -320,10 +357,10 @@ class FusedStep:
         if index == 0:
             self.kernels.join()
 
-    def _pass(self, x: Array, forward_pass: int | None) -> Pass:
+    def _pass(self, x: Array, forward_pass: int | None, twin: Pass | None) -> Pass:
         rows = len(x)
         on = [] if forward_pass is None else self._dropout
-        draws = [Draw(each, each.draw_site(forward_pass or 0), self.config.seed, self.resident.step) for each in on]
+        draws = [Draw(each, each.draw_site(forward_pass or 0), self.config.seed, self.counter) for each in on]
 
         def hidden() -> list[Array]:
             return [self.kernels.empty(rows, layer.out_features) for layer in self.d[:-1]]
@@ -331,12 +368,14 @@ class FusedStep:
         def column() -> Array:
             return self._xp.empty((rows, 1), self._dtype)
 
-        dydz, output_dz = hidden() if draws else [], column()
+        y, dz = (twin.y, twin.dz) if twin else (hidden(), hidden())
+        dydz = twin.dydz if twin else hidden() if draws else []
+        output_dz = column()
         start = output_dz
         if forward_pass == PASS_D and self.config.penalized:
             start = column()
             start[...] = 1.0
-        return Pass(x, column(), draws, hidden(), dydz, hidden(), column(), output_dz, start)
+        return Pass(x, column(), draws, y, dydz, dz, column(), output_dz, start)
 
     def _penalty(self) -> Penalty:
         rows, config = self.rows, self.config
@@ -377,6 +416,10 @@ def unsupported(state: TrainState, config: TrainConfig) -> str | None:
     if not state.optimizer_d.step == state.optimizer_g.step == state.step:
         return "fused kernels update both networks once in every iteration"
     return None
+
+
+def _unkept(parameters: list[Parameters]) -> list[Parameters]:
+    return [each._replace(gradient=None) for each in parameters]
 
 
 def _dense(net: Sequential) -> list[Dense]:

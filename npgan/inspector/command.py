@@ -151,7 +151,7 @@ def _new(new: NewRun, step: int, console: Console) -> _Inspected:
         raise InputError(f"--step {step}: a run of {config.epochs} epochs has {most:,} iterations")
     if step:
         console.print(f"training {step:,} iterations first", style="dim")
-        choose(Compute("numpy"), backend, console.print, config).start(state, data.images, config).run(step)
+        choose(Compute("numpy"), backend, console.print).start(state, data.images, config).run(step)
     trace = next_step(state, data.images, config)
     which = f"Step {step + 1:,}" if step else "First step"
     preset = f", {new.preset}" if new.preset else ""

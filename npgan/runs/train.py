@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ from npgan.config import TrainConfig
 from npgan.console import say
 from npgan.data.batches import iterations_per_epoch
 from npgan.data.mnist import Dataset, fingerprint, first_images, load_dataset
-from npgan.engines import Choice, Compute, Report, choose
+from npgan.engines import Choice, Compute, Report, choose, notice
 from npgan.engines.base import Engine
 from npgan.errors import InputError
 from npgan.gan import StepMetrics, TrainState, new_state
@@ -177,9 +177,11 @@ def _new_job(request: Request, stack: ExitStack, report: Report, warn: Report, l
     data = first_images(data, config.train_images)
     path = folder.out or _new_run_path(data.name, stack)
     RunFolder(path).check_free(folder.overwrite)
-    state = new_state(config, backend)
-    display = _introduced(request, config, request.keeping, backend, data, state, path, log)
-    choice = _choice(request.compute, request.compute, backend, config, display, report)
+    display = _display(request, config, data, 0, log)
+    with _first_use(backend, display, report):
+        state = new_state(config, backend)
+    _introduce(display, config, request.keeping, backend, data, state, path)
+    choice = _choice(request.compute, request.compute, backend, display, report)
     run = RunFolder.create(path, folder.overwrite)
     stack.enter_context(run.locked(warn))
     run.settle()
@@ -203,9 +205,11 @@ def _resumed_job(request: Request, stack: ExitStack, report: Report, warn: Repor
     backend = _backend(compute, request.compute, config)
     if fingerprint(data) != before.get("data_sha256"):
         raise InputError(f"--resume {run.path}: the images are not those that the run was trained on ({data.source})")
-    state = restore(checkpoint, backend)
-    display = _introduced(request, config, keeping, backend, data, state, run.path, log)
-    choice = _choice(compute, request.compute, backend, config, display, report)
+    display = _display(request, config, data, checkpoint.step, log)
+    with _first_use(backend, display, report):
+        state = restore(checkpoint, backend)
+    _introduce(display, config, keeping, backend, data, state, run.path)
+    choice = _choice(compute, request.compute, backend, display, report)
     epochs_done = state.step // iterations_per_epoch(len(data.images), config.batch_size)
     watch, told = _watch(config, data, state), set[str]()
     run.cut_metrics(state.step, epochs_done, warn, lambda line: told.update(watch.epoch(line)))
@@ -248,12 +252,10 @@ def _backend(compute: Compute, asked: Compute, config: TrainConfig) -> Backend:
     return backend if compute.backend == asked.backend else replace(backend, reason="as before")
 
 
-def _choice(
-    compute: Compute, asked: Compute, backend: Backend, config: TrainConfig, display: TrainingDisplay, report: Report
-) -> Choice:
+def _choice(compute: Compute, asked: Compute, backend: Backend, display: TrainingDisplay, report: Report) -> Choice:
     """The engine for ``compute``, likewise. Compiling it is shown, and then what was chosen. Raises InputError."""
     with display.preparing(report) as said:
-        choice = choose(compute, backend, said, config)
+        choice = choose(compute, backend, said)
     if compute.kernels != asked.kernels:
         choice = replace(choice, reason="as before")
     kernels = f"{choice.name}, {compute.precision or 'fp32'} ({choice.reason})"
@@ -261,21 +263,31 @@ def _choice(
     return choice
 
 
-def _introduced(
-    request: Request,
+def _display(request: Request, config: TrainConfig, data: Dataset, step: int, log: RunLog) -> TrainingDisplay:
+    per_epoch = iterations_per_epoch(len(data.images), config.batch_size)
+    return TrainingDisplay(config.epochs, per_epoch, step, quiet=request.quiet, colormap=request.colormap, log=log)
+
+
+@contextmanager
+def _first_use(backend: Backend, display: TrainingDisplay, report: Report) -> Iterator[None]:
+    """The textbook on CuPy compiles a kernel for every kind of operation, when it first meets it."""
+    with display.preparing(report) as said:
+        compiling = notice(said, "CuPy compiles its kernels: once on this machine, up to a minute")
+        with compiling if backend.name == "cupy" else nullcontext():
+            yield
+
+
+def _introduce(
+    display: TrainingDisplay,
     config: TrainConfig,
     keeping: Keeping,
     backend: Backend,
     data: Dataset,
     state: TrainState,
     path: Path,
-    log: RunLog,
-) -> TrainingDisplay:
-    """The display of the run, which has shown all that is known before there is an engine."""
+) -> None:
+    """All that is known before there is an engine."""
     per_epoch = iterations_per_epoch(len(data.images), config.batch_size)
-    display = TrainingDisplay(
-        config.epochs, per_epoch, state.step, quiet=request.quiet, colormap=request.colormap, log=log
-    )
     g, d = state.generator.parameters.size, state.discriminator.parameters.size
     start = f", from step {state.step}" if state.step else ""
     normal = what_is_normal(config, len(data.images), state.step // per_epoch)
@@ -292,7 +304,6 @@ def _introduced(
             ("checkpoints", keeping.describe(config.milestone_period)),
         ]
     )
-    return display
 
 
 def _runtime(
@@ -339,35 +350,45 @@ def _train_loop(job: _Job, stopped_by: Callable[[], int], observer: Observer | N
     recent: deque[tuple[int, list[float]]] = deque(maxlen=20)
     epoch_start = last_save = time.perf_counter()
     steps_here = 0  # of this epoch, in this process
-    together = 1  # iterations in a call of the engine
+    together, ahead = 1, 0  # iterations in a call of the engine, and those that the last call has started besides
     while state.step < config.epochs * per_epoch:
         call_start = time.perf_counter()
-        metrics = job.engine.run(min(together, per_epoch - state.step % per_epoch))
+        count = ahead or min(together, per_epoch - state.step % per_epoch)
+        epoch, rest = divmod(state.step + count, per_epoch)
+        due = rest == 0 and _due(job, epoch, last_save)
+        quiet = rest == 0 and not (due or _looked_at(config, epoch, observer) or stopped_by())
+        # a GPU goes on while the metrics are written down
+        ahead = min(together, per_epoch) if quiet and job.engine.asynchronous else 0
+        metrics = job.engine.run(count, ahead) if ahead else job.engine.run(count)
         speed = len(metrics) / (time.perf_counter() - call_start)
         together = max(1, min(2 * len(metrics), int(speed * SECONDS_PER_CALL)))
         for step, values in enumerate(metrics.tolist(), state.step - len(metrics) + 1):
             recent.append((step, values))
             if not math.isfinite(sum(values)):
-                raise _diverged(job, _first_bad(job, step, values), recent)
+                raise _diverged(job, _first_bad(job, step, values, ahead), recent)
             totals += values
         _warn(job, job.watch.iterations(state.step - len(metrics) + 1, metrics))
         steps_here += len(metrics)
         display.step(state.step, *metrics[-1, :2].tolist())
         if state.step % per_epoch == 0:
-            epoch = state.step // per_epoch
             seconds = time.perf_counter() - epoch_start
             line = _epoch_metrics(epoch, state.step, totals / per_epoch, seconds, count * steps_here / per_epoch)
             totals[:] = 0.0
-            with _saved_on_error(job):
+            with _saved_on_error(job, ahead):
                 _end_epoch(job, line, observer)
-                if _due(job, epoch, last_save):
+                if due:
                     job.save()
                     last_save = time.perf_counter()
             epoch_start, steps_here = time.perf_counter(), 0
-        if number := stopped_by():
+        if not ahead and (number := stopped_by()):
             job.save()
             return number
     return 0
+
+
+def _looked_at(config: TrainConfig, epoch: int, observer: Observer | None) -> bool:
+    """Whether previews or an evaluation need the networks as they are after ``epoch``."""
+    return config.previewed(epoch) or bool(observer and config.eval_every and epoch % config.eval_every == 0)
 
 
 def _end_epoch(job: _Job, line: dict[str, Any], observer: Observer | None) -> None:
@@ -391,14 +412,18 @@ def _warn(job: _Job, signs: dict[str, str]) -> None:
 
 
 @contextmanager
-def _saved_on_error(job: _Job) -> Iterator[None]:
-    """What goes wrong between two calls of the engine does not cost what it has computed, if that can be saved."""
+def _saved_on_error(job: _Job, ahead: int) -> Iterator[None]:
+    """What goes wrong between two calls of the engine does not cost what it has computed, if that can be saved.
+
+    ``ahead``: iterations that it has been told to go on with. Only after these the state is whole.
+    """
     try:
         yield
     except TrainingDiverged:
         raise
     except Exception:
         with suppress(Exception):  # a full disk has no room for this either; the first error is the one to tell
+            job.totals += job.engine.run(ahead).sum(axis=0)
             job.save()
         raise
 
@@ -423,14 +448,17 @@ def _show_samples(job: _Job, epoch: int) -> dict[str, str]:
     return {"samples alike": alike} if alike else {}
 
 
-def _first_bad(job: _Job, step: int, values: list[float]) -> tuple[str, str]:
+def _first_bad(job: _Job, step: int, values: list[float], ahead: int) -> tuple[str, str]:
     """Net and name of the first tensor of iteration ``step`` that is not finite. ``values``: its metrics.
 
     The engine can tell of its last iteration only: where it has gone on, as on a GPU, it does those from the last checkpoint
     to ``step`` once more.
     """
     state, last = job.state, job.run.last_saved
-    if state.step > step and last is not None:
+    gone_on = state.step + ahead > step
+    if ahead:  # nothing may be set back while they are under way
+        job.engine.run(ahead)
+    if gone_on and last is not None:
         job.display.warn(f"iteration {step} diverged: doing those since {last.name} once more, to find where")
         load_into(load(last), state, job.backend)
         if state.step < step - 1:

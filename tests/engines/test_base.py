@@ -14,8 +14,7 @@ from npgan.config import PRESETS, TrainConfig
 from npgan.data.batches import batch_bounds
 from npgan.data.digits import render
 from npgan.engines import Compute, choose
-from npgan.engines.base import Engine, ReferenceEngine, set_learning_rates
-from npgan.errors import InputError
+from npgan.engines.base import Engine, set_learning_rates
 from npgan.gan import TrainState, new_state, train_step
 from npgan.nn import philox
 
@@ -167,24 +166,6 @@ def test_the_gpu_is_told_the_library_and_the_precision(
     choice = choose(Compute("cupy", precision=asked), Backend("cupy", np, "a GPU", "asked for"))
     assert told == [(np, given)]
     assert choice.name == "fused" and "a GEMM of its own" in choice.reason
-
-
-@pytest.mark.parametrize(
-    "options", [{"loss": "relativistic"}, {"ema": 0.9}, {"lr_schedule": "cosine"}, PRESETS["r3gan"]]
-)
-def test_what_the_gpus_kernels_lack_is_the_textbooks_there(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Said in the reason; and refused where fused kernels are asked for."""
-    from npgan.engines.cuda import device
-
-    monkeypatch.setattr(device, "Gpu", lambda xp, precision: SimpleNamespace(gemm="a GEMM of its own"))
-    gpu, config = Backend("cupy", np, "a GPU", "asked for"), TrainConfig(**options)
-    choice = choose(Compute("cupy"), gpu, config=config)
-    assert (choice.name, choice.start) == ("reference", ReferenceEngine)
-    assert choice.reason == "no CUDA kernels yet for --loss relativistic, --r1, --r2, --ema and --lr-schedule cosine"
-    with pytest.raises(InputError, match="--kernels fused: no CUDA kernels yet for --loss relativistic"):
-        choose(Compute("cupy", kernels="fused"), gpu, config=config)
 
 
 def test_on_a_cosine_the_rates_fall_from_the_configs_towards_0(backend: Backend) -> None:

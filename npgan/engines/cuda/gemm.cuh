@@ -11,14 +11,17 @@
 //      left out is at most 2⁻²¹ of x·y (Markidis et al. 2018). Sums over more than eight k's are made outside the tensor cores,
 //      which do not round to nearest (Ootomo and Yokota 2022)
 //   0  plain float32 FMAs, for GPUs below compute capability 8.0
+//
+// With a CLUSTER of blocks a tile's k's are shared out among these too, and their sums added through each other's shared memory:
+// a small result fills the chip, in large tiles that read less.
 
 const int THREADS = 256, SLAB = 32;  // k's in a slab
 
 // A tile of ROWS × COLUMNS. The warps stand WARPS_M × WARPS_N over it, and WARPS_K deep: each takes every WARPS_K-th eight k's.
 // BLOCKS are to fit on a multiprocessor; the compiler, told so, takes the registers that this leaves to keep the tensor cores busy.
-template <int M, int N, int BLOCKS_, int STAGES_, int WARPS_M_, int WARPS_N_, int WARPS_K_>
+template <int M, int N, int BLOCKS_, int STAGES_, int WARPS_M_, int WARPS_N_, int WARPS_K_, int CLUSTER_ = 1>
 struct Tile {
-    static const int ROWS = M, COLUMNS = N, BLOCKS = BLOCKS_, STAGES = STAGES_;
+    static const int ROWS = M, COLUMNS = N, BLOCKS = BLOCKS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
     static const int WARPS_M = WARPS_M_, WARPS_N = WARPS_N_, WARPS_K = WARPS_K_;
     static const int WARP_ROWS = M / WARPS_M, WARP_COLUMNS = N / WARPS_N;
     static const int DOWN = WARP_ROWS / 16, ACROSS = WARP_COLUMNS / 8;  // a warp's 16 × 8 pieces, as the tensor cores have them
@@ -29,6 +32,7 @@ struct Tile {
 typedef Tile<64, 64, 2, 2, 2, 2, 2> Tile64x64;
 typedef Tile<32, 64, 1, 3, 1, 2, 4> Tile32x64;
 typedef Tile<32, 32, 1, 4, 2, 1, 4> Tile32x32;
+typedef Tile<64, 64, 2, 2, 2, 2, 2, 4> Tile64x64x4;
 
 // How a factor lies in memory. `outer` is the index that is not k: a's row or b's column.
 enum Layout {
@@ -57,9 +61,9 @@ struct Slab {
         const float* from;           // in the next slab
         int stride, outers, ks, to;  // outers and ks: how many there are from this thread's first element on
 
-        __device__ Copies(Factor x, int first_outer, int outers_, int ks_) {
+        __device__ Copies(Factor x, int first_outer, int outers_, int first_k, int ks_) {
             int row = threadIdx.x / (WIDTH / 4), column = threadIdx.x % (WIDTH / 4) * 4;
-            int outer = first_outer + (LAYOUT == K_IN_ROWS ? row : column), k = LAYOUT == K_IN_ROWS ? column : row;
+            int outer = first_outer + (LAYOUT == K_IN_ROWS ? row : column), k = first_k + (LAYOUT == K_IN_ROWS ? column : row);
             from = x.data + (LAYOUT == K_IN_ROWS ? (size_t)outer * x.stride + k : (size_t)k * x.stride + outer);
             stride = x.stride;
             outers = outers_ - outer;
@@ -155,9 +159,9 @@ __device__ inline void multiply_add(float c[TILE::DOWN][TILE::ACROSS][4], const 
 }
 
 // The tile of this block. `finish(row, column, four)` gets four neighbors of a row at a time, so the result's width divides by 4.
-// With SUM_B, sum_b(column, Σ_k b(k, column)) is called once for every column.
+// With SUM_B, sum_b(column, Σ_k c_k·b(k, column)) is called once for every column; where `weights` is a null pointer c is 1.
 template <class TILE, Layout LAYOUT_A, Layout LAYOUT_B, bool SUM_B, class Finish, class SumB>
-__device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, Finish finish, SumB sum_b) {
+__device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, Finish finish, SumB sum_b, const float* weights) {
     typedef Slab<LAYOUT_A, TILE::ROWS> A;
     typedef Slab<LAYOUT_B, TILE::COLUMNS> B;
     const int DOWN = TILE::DOWN, ACROSS = TILE::ACROSS, PAIR = A::SIZE + B::SIZE;
@@ -165,7 +169,10 @@ __device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, F
     __shared__ __align__(16) float room[RING > SUMS + THREADS ? RING : SUMS + THREADS];
     static_assert(sizeof(room) <= 48 * 1024, "what a block gets without asking");
 
-    int first_row = blockIdx.y * TILE::ROWS, first_column = blockIdx.x * TILE::COLUMNS;
+    const int CLUSTER = TILE::CLUSTER, ROWS = TILE::ROWS / CLUSTER;  // rows that this block finishes
+    static_assert(CLUSTER == 1 || !SUM_B, "whole sums of b are in no block of a cluster");
+    int first_row = blockIdx.y * TILE::ROWS, first_column = blockIdx.x / CLUSTER * TILE::COLUMNS;
+    int rank = CLUSTER > 1 ? cluster_rank() : 0;
     int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     int warp_k = warp / (TILE::WARPS_M * TILE::WARPS_N);
     int row = warp / TILE::WARPS_N % TILE::WARPS_M * TILE::WARP_ROWS, column = warp % TILE::WARPS_N * TILE::WARP_COLUMNS;
@@ -174,11 +181,15 @@ __device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, F
     int b_place = A::SIZE + B::place(column + (PASSES ? group : 2 * t), 8 * warp_k + (PASSES ? t : 0));
     int sum_place = A::SIZE + B::place(threadIdx.x % TILE::COLUMNS, threadIdx.x / TILE::COLUMNS);
 
-    typename A::Copies a_copies(a, first_row, rows, ks);
-    typename B::Copies b_copies(b, first_column, columns, ks);
+    int slabs = (ks + SLAB - 1) / SLAB, share = (slabs + CLUSTER - 1) / CLUSTER, first_slab = min(rank * share, slabs);
+    slabs = min(share, slabs - first_slab);
+    typename A::Copies a_copies(a, first_row, rows, first_slab * SLAB, ks);
+    typename B::Copies b_copies(b, first_column, columns, first_slab * SLAB, ks);
+    let_next_kernel_begin();
+    wait_for_kernel_before();
     float c[DOWN][ACROSS][4] = {};
     float column_sum = 0.0f;  // of every PARTS-th k, of the column threadIdx.x % COLUMNS
-    int slabs = (ks + SLAB - 1) / SLAB, now = 0, free = 0;  // where the slabs now used and next filled are in the ring
+    int now = 0, free = 0;  // where the slabs now used and next filled are in the ring
     for (int ahead = 0; ahead < TILE::STAGES - 1; ++ahead, free += PAIR) {
         if (ahead < slabs) {
             a_copies.start(room + free);
@@ -199,7 +210,10 @@ __device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, F
             multiply_add<TILE, A, B>(c, room + now + a_place, room + now + b_place, k);
         if (SUM_B && blockIdx.y == 0)
 #pragma unroll
-            for (int k = 0; k < SLAB; k += TILE::PARTS) column_sum += room[now + sum_place + B::place(0, k)];
+            for (int k = 0; k < SLAB; k += TILE::PARTS) {
+                int row = slab * SLAB + threadIdx.x / TILE::COLUMNS + k;
+                column_sum += room[now + sum_place + B::place(0, k)] * (weights && row < ks ? weights[row] : 1.0f);
+            }
         free = now;
         now = now + PAIR < RING ? now + PAIR : 0;
     }
@@ -214,18 +228,21 @@ __device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, F
             *reinterpret_cast<float2*>(sums + (16 * m + 8) * TILE::PITCH + 8 * n) = float2{c[m][n][2], c[m][n][3]};
         }
     if (SUM_B) room[SUMS + threadIdx.x] = column_sum;
-    __syncthreads();
+    if (CLUSTER > 1) cluster_sync();
+    else __syncthreads();
 #pragma unroll
-    for (int i = 0; i < TILE::ROWS * TILE::COLUMNS / 4; i += THREADS) {
-        int r = (i + threadIdx.x) / (TILE::COLUMNS / 4), s = (i + threadIdx.x) % (TILE::COLUMNS / 4) * 4;
+    for (int i = 0; i < ROWS * TILE::COLUMNS / 4; i += THREADS) {
+        int r = rank * ROWS + (i + threadIdx.x) / (TILE::COLUMNS / 4), s = (i + threadIdx.x) % (TILE::COLUMNS / 4) * 4;
         float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-        for (int part = 0; part < TILE::WARPS_K; ++part) {
-            float4 more = *reinterpret_cast<const float4*>(room + (part * TILE::ROWS + r) * TILE::PITCH + s);
+        for (int part = 0; part < CLUSTER * TILE::WARPS_K; ++part) {
+            const float* at = room + (part % TILE::WARPS_K * TILE::ROWS + r) * TILE::PITCH + s;
+            float4 more = CLUSTER > 1 ? load_of_block(at, part / TILE::WARPS_K) : *reinterpret_cast<const float4*>(at);
             four = {four.x + more.x, four.y + more.y, four.z + more.z, four.w + more.w};
         }
         if (first_row + r < rows && first_column + s < columns) finish(first_row + r, first_column + s, four);
     }
+    if (CLUSTER > 1) cluster_sync();  // others have read this block's sums
     if (SUM_B && blockIdx.y == 0 && threadIdx.x < TILE::COLUMNS && first_column + threadIdx.x < columns) {
         float total = 0.0f;
         for (int part = 0; part < TILE::PARTS; ++part) total += room[SUMS + part * TILE::COLUMNS + threadIdx.x];

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,12 +11,15 @@ from npgan.engines.schedule import FusedStep
 
 MOST_IN_A_GRAPH = 40  # iterations: 1,200 launches
 
+Launch = Callable[[FusedStep, FusedStep, int], None]  # so many iterations of a step and its twin
+
 
 class Graphs:
     """A run on the main stream of ``gpu``. A graph keeps no array alive: the steps that own them are kept here."""
 
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
+    def __init__(self, gpu: Gpu, launch: Launch) -> None:
+        self.gpu, self._launch = gpu, launch
+        self._twins: dict[FusedStep, FusedStep] = {}
         self._captured: dict[FusedStep, dict[int, Any]] = {}  # by step and iterations
 
     @contextmanager
@@ -29,6 +32,7 @@ class Graphs:
     def repeat(self, step: FusedStep, count: int) -> None:
         """A step's first iteration goes launch by launch, which loads the kernels. A graph is captured when it is needed."""
         if count and step not in self._captured:
+            self._twins[step] = step.twin()
             self._captured[step] = {}
             step.launch()
             count -= 1
@@ -41,8 +45,7 @@ class Graphs:
 
     def _capture(self, step: FusedStep, iterations: int) -> Any:
         self.gpu.main.begin_capture()
-        for _ in range(iterations):
-            step.launch()
+        self._launch(step, self._twins[step], iterations)
         return self.gpu.main.end_capture()
 
 

@@ -1,5 +1,5 @@
-// The maths of one number: random draws, activations and their derivatives, the loss, Adam. No threads, no memory: g++
-// compiles this file too, and tests/engines/cuda/test_cuda_host.py compares every function with its namesake in npgan/nn.
+// The maths of one number: random draws, activations and their derivatives, the loss, Adam. No threads, no memory:
+// tests/ptx/test_numbers.py compares every function with its namesake in npgan/nn.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -31,7 +31,7 @@ __device__ inline void box_muller(u32 word_1, u32 word_2, float* x, float* y) {
     float u1 = (float)word_1 * 2.3283064365386963e-10f + 1.1641532182693481e-10f;  // (word + 1/2) / 2^32
     float u2 = (float)word_2 * 2.3283064365386963e-10f + 1.1641532182693481e-10f;
     float radius = sqrtf(-2.0f * logf(u1)), sine, cosine;
-    sincosf(6.2831853071795865f * u2, &sine, &cosine);
+    sincospif(2.0f * u2, &sine, &cosine);  // of 2·π·u2; sincosf would need a stack, for angles far from 0
     *x = radius * cosine;
     *y = radius * sine;
 }
@@ -71,8 +71,11 @@ __device__ inline float bce_with_logits_loss(float z, float target) {
 
 __device__ inline float bce_with_logits_dz(float z, float target, float rows) { return (sigmoid(z) - target) / rows; }
 
-// What Adam's step multiplies with, the same for all elements: 1 - beta, lr/(1 - beta1^t) and 1/(1 - beta2^t).
-struct AdamStep { float beta1, beta2, rest1, rest2, epsilon, rate, unbias; };
+enum Loss { BCE, BCE_LOGITS, RELATIVISTIC };  // config.loss
+
+// What Adam's step multiplies with, the same for all elements: 1 - beta, lr/(1 - beta1^t) and 1/(1 - beta2^t); and the share by
+// which the average of the parameters moves, 1 - gan.kept_of_average.
+struct AdamStep { float beta1, beta2, rest1, rest2, epsilon, rate, unbias, moved; };
 
 // x to the power n by squaring: a tenth of pow's instructions, which one thread would do after all others. It is off by up to
 // n·2⁻⁵³ of itself; 1 - beta^t is not off by more than 2⁻⁵³/(1 - beta).
@@ -83,10 +86,19 @@ __device__ inline double power(double x, u32 n) {
     return result;
 }
 
-__device__ inline AdamStep adam_step(u32 t, double lr, double beta1, double beta2, double epsilon) {
-    double rate = lr / (1.0 - power(beta1, t)), unbias = 1.0 / (1.0 - power(beta2, t));
+// The t-th step of all, counted from 1.
+__device__ inline AdamStep adam_step(u32 t, double lr, double beta1, double beta2, double epsilon, double ema) {
+    double rate = lr / (1.0 - power(beta1, t)), unbias = 1.0 / (1.0 - power(beta2, t)), kept = t / (9.0 + t);
     return AdamStep{(float)beta1,   (float)beta2, (float)(1.0 - beta1), (float)(1.0 - beta2),
-                    (float)epsilon, (float)rate,  (float)unbias};
+                    (float)epsilon, (float)rate,  (float)unbias,        (float)(1.0 - (kept < ema ? kept : ema))};
+}
+
+// The share of the learning rates in an epoch, counted from 0, on a cosine over `epochs`, or 1 where they are 0: no schedule.
+// engines.base.set_learning_rates, as sin²(π/2·(1 - epoch/epochs)): of small shares, too, float32 has all digits.
+__device__ inline double share_of_rate(u32 epoch, u32 epochs) {
+    if (epochs == 0) return 1.0;
+    double sine = sinpif((float)(epochs - epoch) / (2.0f * epochs));
+    return sine * sine;
 }
 
 // Kingma and Ba 2015, algorithm 1: nn.optim.Adam.update for one element.

@@ -13,7 +13,7 @@ from npgan.engines.cpu import blas
 from npgan.errors import InputError
 
 _ROOT = Path(__file__).resolve().parents[3]
-_ZEN_5 = blas._AVX512_FLAGS | {"AuthenticAMD", "avx2"}
+_ZEN_5 = blas._AVX512_FLAGS | {"AuthenticAMD", "avx2", "fma"}
 
 
 def _chosen(flags: set[str], call: str = "blas.prepare()", environment: dict[str, str] | None = None) -> list[str]:
@@ -84,3 +84,13 @@ def test_the_header_says_what_runs() -> None:
     assert "2 threads" in shown
     assert "because" in shown or "no OpenBLAS seen" in shown
     assert blas.Blas(1, "").describe().endswith("1 thread")
+
+
+def test_a_core_that_would_crash_or_is_unknown_is_refused() -> None:
+    """OpenBLAS takes an unknown name in silence, and a core for another processor ends with SIGILL."""
+    for flags, core, said in (
+        ({"avx2", "fma"}, "SkylakeX", r"--blas-core SkylakeX: this processor lacks avx512bw, avx512cd"),
+        (_ZEN_5, "Skylake", r"--blas-core must be auto, default or one of .*SkylakeX.*, got 'Skylake'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            blas._prepare_core(core, flags)

@@ -51,8 +51,11 @@ class Stream:
     current: Stream
     null: Stream
 
-    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False) -> None:
+    def __init__(
+        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None
+    ) -> None:
         assert null or non_blocking, "a blocking stream also waits for the null stream: there are none here"
+        self.ptr = id(self)
         self._last: dict[_Capture | None, _Work] = {}  # of what it is to do, and of what it notes down for a graph
         self._outer: list[Stream] = []
 

@@ -1,25 +1,23 @@
-"""A module in the place of CuPy for a machine without a GPU: NumPy does its work, g++ compiles its kernels (cuda_host.py).
+"""A module in the place of CuPy for a machine without a GPU: NumPy does its work, and its kernels are emulated PTX.
 
 It is as strict as CuPy. Arrays of the host are not taken; what CuPy lacks is not there, as far as CuPy is installed to tell;
-ufuncs know ``out``, ``dtype`` and ``casting`` only; memory that nobody has written to is NaN; kernels get what they declare.
+ufuncs know ``out``, ``dtype`` and ``casting`` only; memory that nobody has written to is NaN, and a kernel that reads it fails;
+kernels get what they declare.
 While a stream captures, anything but a launch fails, and so does a graph whose memory is gone when it is replayed.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import inspect
-import re
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from cuda_host import build, starter
 from cuda_streams import Event, Stream, refuse_while_capturing
+from ptx.emulator import Module, Options, Signature, compiled, empty, extent, owner_of, signature
 
 from npgan.engines.cuda.device import THREADS, source
 
@@ -112,8 +110,13 @@ class ndarray:  # noqa: N801 - CuPy's name
         return method
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
-        _device("get")
-        return np.array(self._values)
+        if blocking:
+            _device("get")
+            return np.array(self._values)
+        assert out.shape == self.shape and out.dtype == self.dtype and out.flags.c_contiguous
+        refuse_while_capturing("get")
+        stream.launch(lambda: out.__setitem__(..., self._values))
+        return out  # type: ignore[no-any-return]
 
     def set(self, values: np.ndarray, stream: Any = None) -> None:
         _device("set")
@@ -224,7 +227,8 @@ class _Functions(ModuleType):
                 inspect.signature(real).bind(*args, **kwargs)
             if name in ("empty", "empty_like"):
                 result = _call(name, found, args, kwargs)
-                result._values.view(np.uint8)[...] = 0xFF  # NaN, where it is a float
+                words = result._values.reshape(-1).view(np.uint8)
+                words[...] = np.resize(empty(1).view(np.uint8), words.size)  # NaN, where it is a float
                 return result
             if name in ("array", "asarray", "ascontiguousarray") and isinstance(args[0], np.ndarray):
                 _device(name)
@@ -246,73 +250,63 @@ _TYPES = {"int": np.int32, "u32": np.uint32, "u64": np.uint64, "float": np.float
 _ELEMENTS = {**_TYPES, "unsigned char": np.uint8}
 
 
-def parameters(code: str, kernel: str) -> list[str]:
-    """The types of a kernel's parameters: int, float* and so on."""
-    name = re.sub(r"_\d+x\d+$", "", kernel)
-    found = re.search(rf"(?:KERNEL\({name}, TILE\)|\n{name})\(([^)]*)\)", code)
-    assert found, kernel
-    plain = re.sub(r"\\\n|const", " ", found[1]).split(",")
-    types: list[str] = []
-    for each in plain:
-        declared = re.fullmatch(r"\s*(.*?)\s*(\*?)\s*(\w+)\s*", each, re.S)
-        assert declared, each
-        types.append((declared[1] or types[-1].rstrip("*")) + declared[2])
-    return types
+def _check(value: Any, declared: Signature) -> None:
+    if not declared.pointer:
+        assert type(value) is _TYPES[declared.type], (value, declared)
+    elif not isinstance(value, np.uint64):  # a null pointer
+        assert isinstance(value, ndarray) and value.dtype == _ELEMENTS[declared.type], (value, declared)
+        assert extent(value._values)  # in one piece
 
 
-def _checked(value: Any, declared: str) -> None:
-    if declared.endswith("*"):
-        if value is not None and not isinstance(value, np.uint64):  # a null pointer
-            assert isinstance(value, ndarray) and value.dtype == _ELEMENTS[declared.rstrip("*")], (value, declared)
-            assert value._values.flags.c_contiguous or _has_padded_rows(value._values), (value.shape, value.strides)
-        return
-    assert type(value) is _TYPES[declared], (value, declared)
+class _View:
+    """An array of the device as a kernel's argument: its address, which does not keep its memory alive."""
 
+    def __init__(self, values: np.ndarray) -> None:
+        owner = owner_of(values)
+        self._owner = weakref.ref(owner)
+        self._place = values.shape, values.dtype, values.ctypes.data - owner.ctypes.data, values.strides
 
-def _has_padded_rows(values: np.ndarray) -> bool:
-    """Rows in one piece that begin on 16-byte boundaries, as ``CudaKernels.empty`` makes them for odd widths."""
-    return values.ndim == 2 and values.strides == (-(-values.shape[1] // 4) * 16, 4)
+    def get(self, kernel: str) -> np.ndarray:
+        owner = self._owner()
+        assert owner is not None, f"{kernel}: memory is gone"
+        shape, dtype, offset, strides = self._place
+        return np.ndarray(shape, dtype, owner.data, offset, strides)
 
 
 class RawModule:
-    folder = Path()  # for what g++ makes
+    """Races inside of a launch are not looked for: tests/ptx does, and training takes many launches."""
 
     def __init__(self, code: str | None = None, *, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
-        assert code == source()
-        self.code = code
-        self.passes = int(next(option for option in options if option.startswith("-DPASSES=")).partition("=")[2])
-        self.library: ctypes.CDLL | None = None
+        assert code == source() and backend == "nvrtc"
+        self._options = options
+        self._module: Module | None = None
 
     def compile(self, log_stream: Any = None) -> None:
-        self.library = build(RawModule.folder, self.passes)
+        self._module = compiled(int(_Device.compute_capability), self._options)
 
     def get_function(self, name: str) -> Callable[..., None]:
-        assert self.library is not None
-        types = parameters(self.code, name)
+        module = self._module
+        assert module is not None
+        declared = signature(module.code, name)
 
         def launch(grid: tuple[int, int], block: tuple[int], args: tuple[Any, ...]) -> None:
-            assert block == (THREADS,) and min(grid) > 0 and len(args) == len(types), (name, grid, block, args)
-            for value, declared in zip(args, types, strict=True):
-                _checked(value, declared)
-            start = starter(self.library, name, grid, _in(args))
-            owners = [_owner(value._values) for value in args if isinstance(value, ndarray)]
-            watched = [weakref.ref(owner) for owner in owners]
-            kept = [] if Stream.capture else owners  # a graph keeps no array alive
+            assert block == (THREADS,) and min(grid) > 0 and len(args) == len(declared), (name, grid, block, args)
+            for value, parameter in zip(args, declared, strict=True):
+                _check(value, parameter)
+            given = [_View(value._values) if isinstance(value, ndarray) else value for value in args]
+            kept = (
+                [] if Stream.capture else [value for value in args if isinstance(value, ndarray)]
+            )  # a graph keeps none alive
 
             def call() -> None:
-                assert all(owner() is not None for owner in watched), f"{name}: memory is gone"
-                start()
+                values = [value.get(name) if isinstance(value, _View) else value for value in given]
+                module.launch(name, grid, *values, options=Options(checked=False))
                 kept.clear()
 
             Stream.current.launch(call)
 
+        launch.kernel = SimpleNamespace(ptr=name)  # type: ignore[attr-defined]
         return launch
-
-
-def _owner(values: np.ndarray) -> np.ndarray:
-    while isinstance(values.base, np.ndarray):
-        values = values.base
-    return values
 
 
 # --- the module --------------------------------------------------------------------------------------------------------
@@ -332,9 +326,12 @@ cupy.cuda = SimpleNamespace(
     Event=Event,
     Device=_Device,
     get_current_stream=lambda: Stream.current,
+    alloc_pinned_memory=bytearray,
     get_elapsed_time=lambda start, end: 0.1,  # milliseconds
     runtime=SimpleNamespace(
         getDeviceCount=lambda: 1,
+        driverGetVersion=lambda: 12040,
+        runtimeGetVersion=lambda: 12040,
         getDeviceProperties=lambda number: {"name": b"Stand-in", "major": 9, "minor": 0},
     ),
 )

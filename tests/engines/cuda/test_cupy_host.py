@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,14 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cuda_host
 import numpy as np
 import pytest
 import test_gpu
 from cuda_streams import Event, Graph, Stream
-from cupy_host import REAL, RawModule
+from cupy_host import REAL
 from cupy_host import cupy as stand_in
 from helpers import small_networks
+from ptx import emulator
+from ptx.emulator import Problem
 
 # The tests marked gpu, on the stand-in that the fixture of this file gives them; not those that take long on it.
 from test_gpu import (  # noqa: F401
@@ -35,38 +37,46 @@ from test_gpu import (  # noqa: F401
     test_without_fused_kernels_the_plain_maths_trains,
 )
 
-from npgan import gan
+from npgan import engines, gan
 from npgan.backend import Backend, select, to_numpy
 from npgan.bench import gpu as bench
 from npgan.bench import gpu_profile
 from npgan.cli import main
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.data.batches import iterations_per_epoch, scale_pixels
 from npgan.engines.base import FusedEngine, ReferenceEngine
-from npgan.engines.cuda import graph
-from npgan.engines.cuda.device import THREADS, Gpu
+from npgan.engines.cuda import device, graph
+from npgan.engines.cuda.device import DESIGN, THREADS, Design, Gpu, options
 from npgan.engines.cuda.kernels import CudaKernels
-from npgan.gan import StepMetrics, TrainState, new_state
+from npgan.gan import TrainState, new_state
+from npgan.runs import train as run_module
 
-pytestmark = pytest.mark.skipif(cuda_host.COMPILER is None, reason="needs g++")
+pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
 
 Array = Any
 
-_CONFIG = TrainConfig(dataset="digits", epochs=3, batch_size=8, latent_dim=10, seed=2**40 + 3)
+compiled = test_gpu._compiled  # before the fixture replaces it
+_CONFIG = TrainConfig(dataset="digits", epochs=2, batch_size=8, latent_dim=10, seed=2**40 + 3)
 _IMAGES = np.random.default_rng(0).integers(0, 256, (44, 784), dtype=np.uint8)  # 5 whole batches and one of 4
 
 
+def _compiled(cupy: Backend, passes: int) -> Gpu:
+    if passes == 0:
+        pytest.skip("these kernels are tested in tests/ptx, and would have to be compiled once more")
+    return compiled(cupy, passes)
+
+
 @pytest.fixture(scope="module")
-def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def cupy() -> Iterator[Backend]:
     """The stand-in is CuPy, the tutorial's networks are narrow, and the data of the tests marked gpu are few."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", stand_in)
-        patch.setattr(RawModule, "folder", tmp_path_factory.mktemp("cuda"))
         for name, function in small_networks((16, 24, 40)).items():
             patch.setattr(gan, name, function)
+        patch.setattr(test_gpu, "_compiled", _compiled)
         patch.setattr(test_gpu, "_IMAGES", test_gpu._IMAGES[:30])  # three batches of 8, and one of 6
-        patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8, epochs=3))
-        patch.setattr(test_gpu, "_FEW", (*test_gpu._FEW[:-1], "30", "--batch-size", "8"))
+        patch.setattr(test_gpu, "_CONFIG", replace(test_gpu._CONFIG, batch_size=8, epochs=2))
+        patch.setattr(test_gpu, "_FEW", (*test_gpu._FEW[:-1], "12", "--batch-size", "8"))
         yield select("cupy")
 
 
@@ -82,8 +92,10 @@ def _iterations(config: TrainConfig) -> int:
     return config.epochs * iterations_per_epoch(len(_IMAGES), config.batch_size)
 
 
-def _engine(backend: Backend, gpu: Gpu, config: TrainConfig) -> FusedEngine:
-    return FusedEngine(CudaKernels(gpu, backend.xp), new_state(config, backend), backend.to_device(_IMAGES), config)
+def _engine(backend: Backend, gpu: Gpu, config: TrainConfig, design: Design = DESIGN) -> FusedEngine:
+    return FusedEngine(
+        CudaKernels(gpu, backend.xp, design), new_state(config, backend), backend.to_device(_IMAGES), config
+    )
 
 
 def _train_fused(
@@ -118,14 +130,55 @@ def _vectors(state: TrainState) -> list[Array]:
         {},
         {"loss": "bce-logits", "label_smoothing": 0.1},
         {"dropout_in_g_step": True, "leaky_slope": 0.1, "dropout": 0.5, "beta1": 0.5, "lr_d": 1e-4},
-        {"batch_size": 44, "epochs": 5},
-        {"batch_size": 60, "epochs": 5, "latent_dim": 7},
+        {"batch_size": 44, "epochs": 3},
+        {"batch_size": 60, "epochs": 3, "latent_dim": 7},
+        {**PRESETS["r3gan"], "lr_schedule": "cosine"},
+        {"r1": 1.0, "loss": "bce-logits", "ema": 0.9},
     ],
-    ids=["tutorial", "logits", "options", "one batch", "less than a batch"],
+    ids=["tutorial", "logits", "options", "one batch", "less than a batch", "r3gan, cosine", "R1 with dropout"],
 )
 def test_training_is_that_of_train_step(cupy: Backend, gpu: Gpu, changes: dict[str, Any]) -> None:
     config = replace(_CONFIG, **changes)
     _assert_same_run(_train_fused(cupy, gpu, config), _train_plainly(config), 1e-4)
+
+
+@pytest.mark.parametrize(
+    "switches", [{"side_stream": False}, {"overlapped": False}, {"tile": (64, 64)}, {"clusters": True}], ids=str
+)
+def test_training_is_the_same_by_another_design(cupy: Backend, switches: dict[str, Any]) -> None:
+    """Even to the bit, where GEMMs sum in the same order."""
+    design, config = replace(DESIGN, **switches), replace(_CONFIG, epochs=1)
+    ends = []
+    for each in (DESIGN, design):
+        engine = _engine(cupy, Gpu(cupy.xp, "fp32", each), config, each)
+        ends.append([engine.run(6), *(to_numpy(vector) for vector in _vectors(engine.state))])
+    for one, other in zip(*ends, strict=True):
+        assert np.linalg.norm(one - other) <= 1e-4 * np.linalg.norm(other)
+        assert {"tile", "clusters"} & switches.keys() or np.array_equal(one, other)
+
+
+def test_which_kernels_may_begin_early(cupy: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the main chain behind another of it, with no fork or join in between."""
+    early: list[str] = []
+    design = replace(DESIGN, dependent=True)
+
+    def launch(call: Any, name: Any, blocks: Any, threads: int, arguments: Any, stream: int) -> None:
+        early.append(name)
+        gpu._module.get_function(name)(blocks, (threads,), tuple(arguments))
+
+    monkeypatch.setattr(device, "load", lambda: "cuLaunchKernelEx")
+    monkeypatch.setattr(device, "launch_dependent", launch)
+    monkeypatch.setattr(device, "options", lambda passes, design: options(passes, DESIGN))
+    gpu = Gpu(cupy.xp, "fp32", design)
+    engine, plain = _engine(cupy, gpu, _CONFIG, design), _engine(cupy, Gpu(cupy.xp, "fp32"), _CONFIG)
+    engine.run(1)
+    plain.run(1)
+    # of G's four forwards three, D's three and its head, two backwards; after the join two forwards and the head, two
+    # backwards and that to G, G's three
+    assert len(early) == 3 + 4 + 2 + 3 + 2 + 1 + 3
+    assert all(name.startswith(("forward", "backward", "head")) and name != "head_update" for name in early)
+    for one, other in zip(_vectors(engine.state), _vectors(plain.state), strict=True):
+        np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
 
 
 def _early_and_late(
@@ -149,7 +202,7 @@ def test_an_epoch_begun_elsewhere_is_finished(cupy: Backend, gpu: Gpu) -> None:
     """As after a Ctrl-C: the checkpoint is in the middle of an epoch."""
     engine = _engine(cupy, gpu, _CONFIG)
     ReferenceEngine(engine.state, cupy.to_device(_IMAGES), _CONFIG).run(2)
-    done = [engine.run(iterations) for iterations in (4, 6, 6)]
+    done = [engine.run(iterations) for iterations in (4, 6)]
     expected = _train_plainly(_CONFIG)
     _assert_same_run((engine.state, np.concatenate(done)), (expected[0], expected[1][2:]), 1e-4)
 
@@ -162,10 +215,42 @@ def test_launches_and_graphs(cupy: Backend, gpu: Gpu, monkeypatch: pytest.Monkey
     assert graphs == []  # the first time launch by launch
     engine.run(5)
     assert [len(each.calls) for each in graphs] == [30]  # captured once, replayed four times; then the shorter batch
-    for _ in range(2):
-        engine.run(6)
+    engine.run(6)
+    engine.run(6)
     assert [len(each.calls) for each in graphs] == [30, 5 * 30, 30]
-    assert engine.run(6).shape == (6, len(StepMetrics._fields))
+
+
+def test_the_next_epoch_is_started_before_metrics_are_waited_for(
+    cupy: Backend, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _engine(cupy, gpu, _CONFIG)
+    metrics = [expected.run(6) for _ in range(2)]
+    started: list[int] = []  # iterations, when somebody waits
+    engine, launched, synchronize = _engine(cupy, gpu, _CONFIG), [0], Event.synchronize
+    repeat = CudaKernels.repeat
+
+    def counted(self: CudaKernels, step: Any, count: int) -> int:
+        launched[0] += count
+        return repeat(self, step, count)
+
+    def waited(self: Event) -> None:
+        started.append(launched[0])
+        synchronize(self)
+
+    monkeypatch.setattr(CudaKernels, "repeat", counted)
+    monkeypatch.setattr(Event, "synchronize", waited)
+    for ahead, one in zip((6, 0), metrics, strict=True):
+        np.testing.assert_array_equal(engine.run(6, ahead), one)
+    assert started == [12, 12]
+    for found, right in zip(_vectors(engine.state), _vectors(expected.state), strict=True):
+        np.testing.assert_array_equal(to_numpy(found), to_numpy(right))
+
+
+def test_what_was_asked_for_ahead_is_taken(cupy: Backend, gpu: Gpu) -> None:
+    engine = _engine(cupy, gpu, _CONFIG)
+    engine.run(2, 4)
+    with pytest.raises(ValueError, match="4 iterations were asked for ahead, now 3"):
+        engine.run(3)
 
 
 @pytest.mark.parametrize(("images", "expected"), [(60_000, 39), (44 * 128, 22), (40 * 128, 40), (5, 1)])
@@ -199,6 +284,21 @@ def test_a_run_goes_on_without_the_gpu(cupy: Backend, tmp_path: Path, capsys: py
     assert main(["train", "--backend", "cupy", *test_gpu._FEW, "--epochs", "1", "--quiet", "--out", str(tmp_path)]) == 0
     assert main(["train", "--backend", "numpy", "--epochs", "2", "--quiet", "--resume", str(tmp_path)]) == 0
     assert "resumes with backend numpy after cupy" in capsys.readouterr().err
+
+
+def test_cupys_own_compiling_is_said(
+    cupy: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes up to a minute before anything else could be shown."""
+
+    def slow(*given: Any) -> TrainState:
+        time.sleep(0.05)
+        return new_state(*given)
+
+    monkeypatch.setattr(run_module, "new_state", slow)
+    monkeypatch.setattr(engines, "_PATIENCE", 0.01)
+    assert main(["train", "--backend", "cupy", *test_gpu._FEW, "--epochs", "1", "--out", str(tmp_path)]) == 0
+    assert "CuPy compiles its kernels: once on this machine" in capsys.readouterr().err
 
 
 # --- the benchmark -----------------------------------------------------------------------------------------------------
@@ -249,10 +349,10 @@ def test_a_stream_that_nobody_waits_for(
     found = _train_fused(cupy, gpu, _CONFIG, 1)
     one, other = (to_numpy(state.generator.parameters) for state, _ in (expected, found))
     assert not np.array_equal(one, other)
-    if join == 1:
-        with pytest.raises(AssertionError, match="not joined"):  # as CUDA would in a capture
-            _train_fused(cupy, gpu, _CONFIG, 2)
-        Stream.capture = None
+    monkeypatch.setattr(Gpu, "join", lambda self: None)
+    with pytest.raises(AssertionError, match="not joined"):  # as CUDA would in a capture
+        _train_fused(cupy, gpu, _CONFIG, 2)
+    Stream.capture = None
 
 
 @pytest.mark.parametrize("forgotten", [1, 0], ids=["the last GEMM, which reads the weight", "everything"])
@@ -276,7 +376,10 @@ def test_a_stream_that_does_not_wait_for(
 
     monkeypatch.setattr(Gpu, "launch", marked)
     monkeypatch.setattr(Gpu, "side_stream", side_stream)
-    late, early = _early_and_late(cupy, gpu, monkeypatch, 1)
+    try:
+        late, early = _early_and_late(cupy, gpu, monkeypatch, 1)
+    except Problem:  # something is read that nobody has written yet
+        return
     assert not np.array_equal(late[1], early[1])
 
 
@@ -315,14 +418,16 @@ def test_unwritten_memory_is_nan_and_a_number_is_a_view(cupy: Backend) -> None:
 
 
 def test_launches_that_cuda_would_refuse_or_get_wrong(cupy: Backend, gpu: Gpu) -> None:
-    x, dz, *parameters = (stand_in.ones(shape, dtype=np.float32) for shape in ((4, 2), 4, 3, 3, 3, 3, 7, 1))
-    arguments = [x, dz, *parameters, np.int32(4), np.int32(2)]
+    x, dz, *parameters = (stand_in.ones(shape, dtype=np.float32) for shape in ((4, 2), 4, 3, 3, 3, 3, 8, 1))
+    gradient, *others, constants, squares = parameters
+    null = np.uint64(0)
+    arguments = [x, dz, null, gradient, *others, null, constants, squares, np.int32(4), np.int32(2)]
     kernel = gpu._module.get_function("head_update")
     for wrong in (arguments[:-1], [*arguments[:-1], 2], [*arguments[:-1], np.int64(2)], [dz.get(), *arguments[1:]]):
         with pytest.raises((AssertionError, TypeError)):
             kernel((1, 1), (THREADS,), tuple(wrong))
     kernel((1, 1), (THREADS,), tuple(arguments))
-    np.testing.assert_array_equal(parameters[0].get(), [4.0, 4.0, 4.0])
+    np.testing.assert_array_equal(gradient.get(), [4.0, 4.0, 4.0])
 
     with gpu.main:
         gpu.main.begin_capture()

@@ -17,8 +17,9 @@ from npgan.data.batches import iterations_per_epoch
 from npgan.data.digits import render
 from npgan.engines import Compute, choose
 from npgan.engines.base import Engine, FusedEngine, ReferenceEngine
-from npgan.engines.cuda.device import Gpu
+from npgan.engines.cuda.device import TENSOR_CORES, Gpu
 from npgan.engines.cuda.kernels import CudaKernels
+from npgan.engines.reference import ReferenceKernels
 from npgan.engines.schedule import Parameters
 from npgan.errors import InputError
 from npgan.gan import TrainState, new_state
@@ -115,11 +116,10 @@ def test_gradient_checks_on_the_device(cupy: Backend) -> None:
 
 def _compiled(cupy: Backend, passes: int) -> Gpu:
     """GEMMs in so many passes of TF32, or in none; skips where this GPU has no tensor cores for them."""
-    gpu = Gpu(cupy.xp, "tf32" if passes == 1 else "fp32")
-    if passes == 0:
-        gpu.compile(0)
-    if gpu.passes != passes:
+    gpu = Gpu(cupy.xp, "fp32")
+    if passes and gpu.capability < TENSOR_CORES:
         pytest.skip("needs a GPU of compute capability 8.0 or more")
+    gpu.compile(passes)
     return gpu
 
 
@@ -140,16 +140,35 @@ def test_twenty_fused_steps_are_those_of_the_plain_maths(cupy: Backend, passes: 
 def test_gradients_have_the_accuracy_that_the_header_says(cupy: Backend, passes: int) -> None:
     """One iteration beside float64: TF32's ten bits would not pass for float32, nor float32 for TF32."""
     config = replace(_CONFIG, epochs=1, batch_size=len(_IMAGES))
-    gpu = _compiled(cupy, passes)
-    expected, found = _plain(cupy, config, np.float64)[0], _fused(cupy, gpu, config)[0]
-    error = _relative(found.discriminator.gradients, expected.discriminator.gradients)
+    found = _engine(cupy, _compiled(cupy, passes), new_state(config, cupy), config)
+    exact_state, table = new_state(config, cupy, np.float64), ReferenceKernels(np.float64, cupy.xp)
+    exact = FusedEngine(table, exact_state, cupy.to_device(_IMAGES), config)
+    for engine in (found, exact):
+        engine.run(1)
+    error = _worst_before_a_flip(found, exact)
     assert 1e-4 < error < 2e-2 if passes == 1 else error < 2e-5
+
+
+def _worst_before_a_flip(found: FusedEngine, exact: FusedEngine) -> float:
+    """The largest relative error of what an iteration computes, up to the first z that rounds to the other side of 0.
+
+    Such an element has another slope, which shows in everything after it: in about one iteration of fifty at float32.
+    """
+    worst = 0.0
+    for (*where, one), (*expected, other) in zip(found.tensors(), exact.tensors(), strict=True):
+        assert where == expected
+        worst = max(worst, _relative(one, other))
+        hidden = "output" in where[1] and one.shape[1] not in (1, 784)  # not what ends in tanh, or in the loss
+        if hidden and ((to_numpy(one) > 0) != (to_numpy(other) > 0)).any():
+            break
+    return worst
 
 
 def test_the_same_bits_every_time_in_parts_or_in_one_piece(cupy: Backend, gpu: Gpu) -> None:
     (one, metrics), (other, other_metrics) = (_fused(cupy, gpu, _CONFIG) for _ in range(2))
     parts, in_parts = new_state(_CONFIG, cupy), []
-    for runs in ([1, 2, 4], [len(metrics) - 7]):  # over the end of an epoch, and in another engine
+    half = len(metrics) // 2
+    for runs in ([1, 2, half - 3], [len(metrics) - half]):  # over the end of an epoch, and in another engine
         engine = _engine(cupy, gpu, parts, _CONFIG)
         in_parts += [engine.run(iterations) for iterations in runs]
     np.testing.assert_array_equal(metrics, np.concatenate(in_parts))
