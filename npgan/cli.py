@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = vars(parser.parse_args(words))
         command = values.pop("command")
         # NumPy is not imported yet: it will read this when it is
-        setup = blas.prepare(values.pop("blas_core", "auto"), values.pop("threads", None))
+        threads = None if command == "sweep" else values.pop("threads", None)  # its runs' are their own
+        setup = blas.prepare(values.pop("blas_core", "auto"), threads)
         if command in _SHOW_BLAS:
             values["blas"] = setup
         return int(_COMMANDS[command](values))
@@ -138,6 +139,16 @@ def _train(values: dict[str, Any]) -> int:
     return train(request, _observe)
 
 
+def _sweep(values: dict[str, Any]) -> int:
+    from npgan.runs.folder import Keeping
+    from npgan.sweep.command import Options, sweep
+
+    given = {name: values.pop(name) for name in (*(each.name for each in _config_fields()), "preset") if name in values}
+    keeping = Keeping(values.pop("checkpoint_every"), values.pop("keep"))
+    with unfailing_output():  # the results are files
+        return sweep(Options(given=given, keeping=keeping, **values))
+
+
 def _observe(run: RunFolder, *others: Any) -> Observer:
     from npgan.evaluation.callback import FiguresObserver
 
@@ -208,6 +219,7 @@ def _puzzle(values: dict[str, Any]) -> int:
 
 _COMMANDS = {
     "train": _train,
+    "sweep": _sweep,
     "sample": _sample,
     "gradcheck": _gradcheck,
     "evaluate": _evaluate,
@@ -228,6 +240,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser.add_argument("--version", action="version", version=f"npgan {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_train(commands)
+    _add_sweep(commands)
     _add_sample(commands)
     _add_evaluate(commands)
     _add_gradcheck(commands)
@@ -257,31 +270,16 @@ def _add_train(commands: Any) -> None:
     )  # fmt: skip
     where = parser.add_argument_group("where it runs and where its files are")
     _add_backend(where, "auto takes a working GPU, else NumPy, and says why (default: %(default)s)")
-    where.add_argument(
-        "--dataset", choices=("auto", "mnist", "digits"), default="auto",
-        help="auto is MNIST from disk, else downloaded, else the embedded digits (default: %(default)s)",
-    )  # fmt: skip
-    where.add_argument("--data-dir", type=_path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
+    _add_data(where)
     where.add_argument("--out", type=_path, metavar="DIR", help="run folder (default: runs/<dataset>-<date>-<time>)")
     where.add_argument("--overwrite", action="store_true", help="replace the run that --out holds already")
     where.add_argument(
         "--resume", nargs="?", type=_path, const=True, default=False, metavar="RUN",
         help="resume RUN, or the run in runs/ that trained last",
     )  # fmt: skip
-    where.add_argument(
-        "--checkpoint-every", type=int, metavar="EPOCHS",
-        help="besides milestones and the end (default: at the first epoch's end after a minute)",
-    )  # fmt: skip
-    where.add_argument(
-        "--keep", type=int, metavar="INT",
-        help="how many of the last checkpoints stay, 35 MB each, besides milestones: one every 100 epochs, or every "
-        "--output-period, at most 20 (default: 3)",
-    )  # fmt: skip
+    _add_keeping(where)
     where.add_argument("--precision", choices=("fp32", "tf32"), help="of matmuls on a GPU (default: fp32)")
-    where.add_argument(
-        "--kernels", choices=KERNELS, default="auto",
-        help="reference is the textbook as it stands, fused needs numba; auto takes fused where it can (default: %(default)s)",
-    )  # fmt: skip
+    _add_kernels(where)
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     _add_colormap(where, COLORMAP, "of the samples in the terminal and of training.gif")
@@ -289,7 +287,75 @@ def _add_train(commands: Any) -> None:
     what.add_argument(
         "--preset", choices=tuple(PRESETS), help=f"the flags of a recipe: {'; '.join(map(preset_flags, PRESETS))}"
     )
-    for each in _config_fields():
+    _add_hyperparameters(what)
+
+
+def _add_sweep(commands: Any) -> None:
+    parser = _add_command(
+        commands, "sweep", "train many settings with many seeds",
+        "Train every setting with every seed, on this machine's cores or on the workers of a Dask scheduler, and report how "
+        "many live (pip install 'npgan[sweep]'). The same command again does what is missing.",
+        "npgan sweep --seeds 0-9 --set loss=bce,bce-logits --set beta1=0.9,0.5 --epochs 20",
+        "npgan sweep plan.toml --scheduler tcp://host:8786",
+    )  # fmt: skip
+    grid = parser.add_argument_group("what is run: every setting with every seed")
+    grid.add_argument(
+        "file", type=_path, nargs="?", metavar="FILE", help="a plan in TOML; flags go before what it says"
+    )
+    grid.add_argument("--seeds", metavar="LIST", help="such as 0-9,12")
+    grid.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="FIELD=VALUE,...",
+        help="a flag of train, without its dashes, and the values to try; several times for a grid",
+    )  # fmt: skip
+    where = parser.add_argument_group("where it runs and where its files are")
+    where.add_argument("--out", type=_path, metavar="DIR", help="folder of all runs (default: runs/FILE or runs/sweep)")
+    where.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of Dask, such as tcp://host:8786 (default: this machine)"
+    )
+    where.add_argument("--workers", type=int, metavar="INT", help="on this machine (default: one a core)")
+    where.add_argument(
+        "--threads", type=int, metavar="INT",
+        help="of a run (default: the cores divided among the workers; with --scheduler 1)",
+    )  # fmt: skip
+    _add_data(where)
+    _add_keeping(where)
+    _add_backend(where, "of the runs (default: %(default)s)", dest="backend")
+    _add_kernels(where)
+    where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    what = parser.add_argument_group("what every run has (the defaults are the Flux tutorial's)")
+    what.add_argument("--preset", choices=tuple(PRESETS), default=argparse.SUPPRESS, help="the flags of a recipe")
+    _add_hyperparameters(what, but=("seed",))
+
+
+def _add_data(group: Any) -> None:
+    group.add_argument(
+        "--dataset", choices=("auto", "mnist", "digits"), default="auto",
+        help="auto is MNIST from disk, else downloaded, else the embedded digits (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument("--data-dir", type=_path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
+
+
+def _add_keeping(group: Any) -> None:
+    group.add_argument(
+        "--checkpoint-every", type=int, metavar="EPOCHS",
+        help="besides milestones and the end (default: at the first epoch's end after a minute)",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep", type=int, metavar="INT",
+        help="how many of the last checkpoints stay, 35 MB each, besides milestones: one every 100 epochs, or every "
+        "--output-period, at most 20 (default: 3)",
+    )  # fmt: skip
+
+
+def _add_kernels(group: Any) -> None:
+    group.add_argument(
+        "--kernels", choices=KERNELS, default="auto",
+        help="reference is the textbook as it stands, fused needs numba; auto takes fused where it can (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _add_hyperparameters(group: Any, but: Collection[str] = ()) -> None:
+    for each in (each for each in _config_fields() if each.name not in but):
         flag = each.metadata["flag"]
         more = (
             {"action": "store_true"}
@@ -298,7 +364,7 @@ def _add_train(commands: Any) -> None:
         )
         if flag.choices:
             more = {"choices": flag.choices}
-        what.add_argument(
+        group.add_argument(
             flag_name(each.name), default=argparse.SUPPRESS, help=f"{flag.help} (default: {_default(each)})", **more
         )
 
@@ -326,8 +392,8 @@ def preset_flags(name: str) -> str:
     return f"{name} is {' '.join(f'{flag_name(each)} {value}' for each, value in PRESETS[name].items())}"
 
 
-def _add_backend(group: Any, text: str) -> None:
-    group.add_argument("--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help=text)
+def _add_backend(group: Any, text: str, dest: str = "backend_name") -> None:
+    group.add_argument("--backend", dest=dest, choices=("auto", "numpy", "cupy"), default="auto", help=text)
 
 
 def _add_blas(group: Any) -> None:
