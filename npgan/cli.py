@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
@@ -20,6 +21,7 @@ from npgan import __version__
 from npgan.config import PRESETS, TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
+from npgan.engines.ranks import launched_here, ranks_of_this_run
 from npgan.errors import InputError, one_line
 from npgan.runs.colormaps import COLORMAP, COLORMAPS
 from npgan.runs.output import let_go, unfailing_output
@@ -56,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = values.pop("command")
         # NumPy is not imported yet: it will read this when it is
         threads = None if command == "sweep" else values.pop("threads", None)  # its runs' are their own
+        if threads is None and command == "train":
+            threads = _threads_of_a_rank(values["same_bytes"])
         setup = blas.prepare(values.pop("blas_core", "auto"), threads)
         if command in _SHOW_BLAS:
             values["blas"] = setup
@@ -122,7 +126,51 @@ def _complain(command: str, problem: object, status: int) -> int:
     return status
 
 
+def _threads_of_a_rank(same_bytes: bool) -> int | None:
+    """The cores are divided among the ranks of this machine; with BLAS the number of threads has a say in the bytes."""
+    if same_bytes:
+        return 1
+    here = launched_here()
+    return None if here == 1 else max(1, blas.available_cores() // here)
+
+
 def _train(values: dict[str, Any]) -> int:
+    """On one rank of several: the first one leads, and what the others do is a part of its run."""
+    compute = Compute(
+        values["backend_name"], values["precision"], values["kernels"], values["blas"], ranks_of_this_run(),
+        values["same_bytes"],
+    )  # fmt: skip
+    if compute.ranks.rank:
+        return _follow(compute)
+    if compute.ranks.size == 1:
+        return _lead(values, compute)
+    try:
+        return _lead(values, compute)
+    except BaseException as error:
+        if compute.ranks.together:  # told here: the others are ended in a moment, and this rank with them
+            _complain("train", error, EXIT_FAILURE)
+        raise
+    finally:
+        from npgan.engines.mpi import let_go
+
+        let_go(compute.ranks)
+
+
+def _follow(compute: Compute) -> int:
+    from npgan.engines import follow
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):  # the first rank saves, and lets go
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    try:
+        follow(compute)
+    except Exception as error:
+        _complain("train", f"rank {compute.ranks.rank}: {error or type(error).__name__}", EXIT_FAILURE)
+        compute.ranks.abort(EXIT_FAILURE)
+    return EXIT_OK
+
+
+def _lead(values: dict[str, Any], compute: Compute) -> int:
     from npgan.runs.folder import Keeping
     from npgan.runs.train import DataChoice, FolderChoice, Request, train
 
@@ -131,7 +179,7 @@ def _train(values: dict[str, Any]) -> int:
         config=PRESETS.get(values["preset"], {}) | {name: values[name] for name in names if name in values},
         data=DataChoice(values["dataset"], values["data_dir"]),
         folder=FolderChoice(values["out"], values["resume"], values["overwrite"]),
-        compute=Compute(values["backend_name"], values["precision"], values["kernels"], values["blas"]),
+        compute=compute,
         keeping=Keeping(values["checkpoint_every"], values["keep"]),
         quiet=values["quiet"],
         colormap=values["colormap"],
@@ -280,6 +328,10 @@ def _add_train(commands: Any) -> None:
     _add_keeping(where)
     where.add_argument("--precision", choices=("fp32", "tf32"), help="of matmuls on a GPU (default: fp32)")
     _add_kernels(where)
+    where.add_argument(
+        "--same-bytes", action="store_true",
+        help="of a run on several workers (mpiexec -n INT npgan train …): whatever their number, up to 8",
+    )  # fmt: skip
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     _add_colormap(where, COLORMAP, "of the samples in the terminal and of training.gif")

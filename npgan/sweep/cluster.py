@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import dask
@@ -18,6 +19,8 @@ from npgan.sweep.work import Processes, Work, difference, do, identity, remote_i
 
 _SECONDS_TO_REACH = 10
 _SECONDS_TO_ASK = 30
+_SECONDS_WITHOUT = 10.0  # a worker of this machine; that long a nanny has to bring it back
+_MOST_STARTS = 5  # of the workers of this machine: one that is killed while it starts spoils the start of all
 _MOST_DEATHS = 10  # of workers under a run that gets no further
 
 
@@ -28,8 +31,9 @@ class SchedulerLost(RuntimeError):
 class Workers:
     """Takes runs and gives outcomes. A run whose worker died goes to another one."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, cluster: LocalCluster | None, wanted: int) -> None:
+        self._client, self._cluster, self._wanted = client, cluster, wanted
+        self._complete = time.monotonic()  # when all workers of this machine were there
         self.plugin = f"npgan-sweep-{uuid.uuid4().hex}"
         self._futures: dict[str, Future[Outcome]] = {}  # by folder
         self._deaths: dict[str, tuple[int | None, int]] = {}  # the step of the last one, and how many at it
@@ -77,6 +81,16 @@ class Workers:
         self.start(work)
         return None
 
+    def keep_up(self) -> None:
+        """On this machine: begins new workers in the place of those that have not come back."""
+        now = time.monotonic()
+        missing = self._wanted - self.count() if self._cluster else 0
+        if missing <= 0:
+            self._complete = now
+        elif self._cluster and now - self._complete > _SECONDS_WITHOUT:
+            self._cluster.scale(len(self._cluster.worker_spec) + missing)
+            self._complete = now
+
     def stop(self) -> None:
         """Asks all trainings to save and to stop; tasks that have not begun are taken back."""
         with suppress(Exception):  # a worker may be dying
@@ -89,26 +103,30 @@ def workers(scheduler: str | None, count: int) -> Iterator[Workers]:
     for name in ("distributed", "distributed.worker", "distributed.nanny", "distributed.scheduler", "tornado"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker that dies is no news to us
     settings: dict[str, Any] = {"distributed.scheduler.allowed-failures": 100, "distributed.admin.log-length": 100}
-    with dask.config.set(settings), _client(scheduler, count) as client:
-        yield Workers(client)
+    with dask.config.set(settings), ExitStack() as stack:
+        if scheduler is not None:
+            yield Workers(stack.enter_context(_reached(scheduler)), None, 0)
+        else:
+            cluster = stack.enter_context(_local(count))
+            yield Workers(stack.enter_context(Client(cluster, set_as_default=False)), cluster, count)
 
 
-@contextmanager
-def _client(scheduler: str | None, count: int) -> Iterator[Client]:
-    if scheduler is not None:
+def _reached(scheduler: str) -> Client:
+    try:
+        return Client(scheduler, timeout=_SECONDS_TO_REACH, set_as_default=False)
+    except (OSError, TimeoutError, ValueError, TypeError) as error:
+        raise InputError(f"--scheduler {scheduler}: cannot be reached: {first_line(error)}") from None
+
+
+def _local(count: int) -> LocalCluster:
+    """One run at a time on a worker: its training has threads of its own. Memory is the trainings', not the worker's."""
+    for left in reversed(range(_MOST_STARTS)):
         try:
-            client = Client(scheduler, timeout=_SECONDS_TO_REACH, set_as_default=False)
-        except (OSError, TimeoutError, ValueError, TypeError) as error:
-            raise InputError(f"--scheduler {scheduler}: cannot be reached: {first_line(error)}") from None
-        with client:
-            yield client
-        return
-    # one run at a time on a worker: its training has threads of its own. Memory is the trainings', not the worker's
-    with (
-        LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):  # fmt: skip
-        yield client
+            return LocalCluster(
+                n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0,
+                silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+        except RuntimeError:
+            if not left:
+                raise
+    raise AssertionError

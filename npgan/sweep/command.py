@@ -85,6 +85,7 @@ def sweep(options: Options) -> int:
                     for each in progress:
                         if each.outcome is None:
                             each.outcome = found.ended(works[each.run], checkpoint_step(each.run.folder))
+                    found.keep_up()
                     display.show()
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
             except KeyboardInterrupt as stop:

@@ -7,6 +7,7 @@ takes the run up next resumes it.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 from distributed import Worker, WorkerPlugin, get_worker
 
 from npgan import __version__
+from npgan.engines.ranks import environment_without
 from npgan.errors import InputError, one_line
 from npgan.runs.folder import IN_USE
 from npgan.sweep.examine import Outcome, checkpoint_step, diverged, examine, is_finished
@@ -60,8 +62,9 @@ class Processes(WorkerPlugin):
         with tempfile.TemporaryFile() as said:
             # a session of its own: a Ctrl-C in the terminal is for the sweep, which asks for an end in its own way
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
+                env=environment_without(os.environ),
+            )  # fmt: skip
             self.running.add(process)
             try:
                 if self.stopping:

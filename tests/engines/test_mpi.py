@@ -1,0 +1,145 @@
+"""A run on several ranks is the run on one: within 1e-12 in float64 and, with --same-bytes, to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import roomy_folder
+from mpi_steps import IMAGES, OPTIONS, STEPS, config_of, run, state_arrays
+
+from npgan.backend import select
+from npgan.data.digits import render
+from npgan.data.idx import write_idx
+from npgan.engines.base import FusedEngine
+from npgan.engines.mpi import shards_of_ranks, shares
+from npgan.engines.ranks import Ranks, environment_without
+from npgan.engines.reference import ReferenceKernels
+from npgan.gan import new_state
+from npgan.nn.philox import Stream, random_halfwords
+
+ROOT = Path(__file__).parents[2]
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: pip install mpich")
+
+
+def mpiexec(ranks: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, words)]
+    if ranks:
+        command = [str(MPIEXEC), "-n", str(ranks), *command]
+    environment = {**environment_without(os.environ), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def train(ranks: int, out: Path, data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    new = [
+        "--out",
+        str(out),
+        "--data-dir",
+        str(data),
+        "--batch-size",
+        "10",
+        "--kernels",
+        "reference",
+        "--backend",
+        "numpy",
+    ]
+    words = ["train", "--quiet", "--threads", "1", *(["--resume", str(out)] if out.exists() else new), *flags]
+    return mpiexec(ranks, "-m", "npgan", *words)
+
+
+def last_sha256(out: Path) -> str:
+    file = out / "checkpoints" / (out / "checkpoints" / "latest").read_text().strip()
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with roomy_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """32 images: the last batch of an epoch has two rows, fewer than shards."""
+    (tmp_path / "data").mkdir()
+    write_idx(tmp_path / "data" / "train-images-idx3-ubyte", render(32, 1)[0])
+    return tmp_path / "data"
+
+
+def _held_to_one_process(arrays: dict[str, np.ndarray], name: str) -> None:
+    config = config_of(OPTIONS[name])
+    state = new_state(config, select("numpy"), np.float64)
+    metrics = FusedEngine(ReferenceKernels(np.float64), state, IMAGES, config).run(STEPS)
+    for key, expected in state_arrays(state, metrics).items():
+        assert np.linalg.norm(arrays[key] - expected) <= 1e-12 * np.linalg.norm(expected), key
+
+
+@needs_mpi
+def test_twenty_steps_of_two_ranks_are_those_of_one_process(tmp_path: Path) -> None:
+    done = mpiexec(2, ROOT / "tests" / "engines" / "mpi_steps.py", tmp_path / "two.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "two.npz") as file:
+        found = dict(file)
+    for name, option in OPTIONS.items():
+        _held_to_one_process(
+            {key: found[f"{name}/False/{key}"] for key in ("g", "d", "average", "metrics", "m", "v")}, name
+        )
+        alone = run(Ranks(), option, same_bytes=True)
+        assert alone is not None
+        for key, array in alone.items():
+            assert np.array_equal(found[f"{name}/True/{key}"], array), key
+
+
+@needs_mpi
+def test_same_bytes_on_any_number_of_ranks_also_after_a_resume_on_another(tmp_path: Path, data: Path) -> None:
+    flags = ("--epochs", "2", "--same-bytes")
+    for ranks in (0, 2):
+        done = train(ranks, tmp_path / f"{ranks}", data, *flags)
+        assert done.returncode == 0, done.stderr
+    assert last_sha256(tmp_path / "0") == last_sha256(tmp_path / "2")
+    # both go on, each on another number of ranks
+    for ranks in (0, 2):
+        done = train(3 if ranks else 0, tmp_path / f"{ranks}", data, "--epochs", "3")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+    assert last_sha256(tmp_path / "0") == last_sha256(tmp_path / "2")
+
+
+@needs_mpi
+def test_what_is_wrong_is_told_by_one_rank_in_one_line(tmp_path: Path, data: Path) -> None:
+    done = train(2, tmp_path / "run", data, "--epochs", "0")
+    told = [line for line in done.stderr.splitlines() if line.startswith("npgan")]
+    assert told == ["npgan train: error: --epochs must be a whole number from 1 to 2147483647, got 0"]
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "fakes", "shards"), [(128, 128, 8), (22, 32, 8), (3, 32, 8), (1, 128, 8), (10, 10, 3)]
+)
+def test_every_row_is_in_one_share_and_none_is_empty(rows: int, fakes: int, shards: int) -> None:
+    found = shares(rows, fakes, shards)
+    assert len(found) == min(rows, shards)
+    assert [n for s in found for n in range(s.first, s.first + s.rows)] == list(range(rows))
+    assert [n for s in found for n in range(s.first_fake, s.first_fake + s.fakes)] == list(range(fakes))
+    assert min(min(s.rows, s.fakes) for s in found) >= 1
+    assert sum(s.of_d for s in found) == pytest.approx(1) == sum(s.of_g for s in found)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9])
+def test_every_shard_has_one_rank(size: int) -> None:
+    of_ranks = shards_of_ranks(8, size)
+    assert [shard for rank in of_ranks for shard in rank] == list(range(8)) and len(of_ranks) == size
+
+
+def test_a_mask_from_a_row_on_is_that_part_of_the_whole_mask() -> None:
+    """By definition of the draw: element n·O + o takes that halfword."""
+    whole = random_halfwords(5, Stream.DROPOUT, 3, 2, 10 * 8)
+    assert np.array_equal(random_halfwords(5, Stream.DROPOUT, 3, 2, 80)[4 * 8 :], whole[32:])
