@@ -75,7 +75,7 @@ def diverged(folder: Path) -> Outcome | None:
         where = f"{told['net']}: {told['tensor']}"
     except (OSError, ValueError, LookupError, TypeError):
         where = "its diagnosis cannot be read"
-    return Outcome("diverged", f"in iteration {max(found)[0]}", step, _sha256(RunFolder(folder)), None, where)
+    return Outcome("diverged", f"in iteration {max(found)[0]}", step, _sha256(folder), None, where)
 
 
 def examine(folder: Path) -> Outcome:
@@ -90,13 +90,14 @@ def examine(folder: Path) -> Outcome:
         gradient = StepMetrics(*engine.run(1)[0].tolist()).grad_norm_g
     first = first_dead(engine.tensors()) if gradient < DEAD else None
     dead = f"{first[0]}: {first[1]}" if first else ""
-    return Outcome("finished", "", checkpoint.step, _sha256(run), float(gradient), dead)
+    return Outcome("finished", "", checkpoint.step, _sha256(folder), float(gradient), dead)
 
 
 def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
-def _sha256(run: RunFolder) -> str:
-    with open(run.latest_checkpoint().path, "rb") as file:
+def _sha256(folder: Path) -> str:
+    """Of the newest checkpoint."""
+    with open(folder / "checkpoints" / f"step-{checkpoint_step(folder):09d}.safetensors", "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
