@@ -90,7 +90,7 @@ def small_networks(widths: tuple[int, int, int]) -> dict[str, Callable[..., Sequ
         layers: list[Layer] = []
         for width, hidden in ((784, c), (c, b), (b, a)):
             layers += [Dense(width, hidden), LeakyReLU(config.leaky_slope), Dropout(config.dropout)]
-        layers += [Dense(a, 1)] if config.loss == "bce-logits" else [Dense(a, 1), Sigmoid()]
+        layers += [Dense(a, 1)] if config.loss != "bce" else [Dense(a, 1), Sigmoid()]
         return Sequential(layers, dtype, xp, config.seed if drawn else None, gan.DISCRIMINATOR_SITE)
 
     return {"generator": generator, "discriminator": discriminator}

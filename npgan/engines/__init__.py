@@ -104,37 +104,36 @@ def _shared(compute: Compute, backend: Backend, report: Report, config: TrainCon
     if backend.name != "numpy":
         raise InputError("one run on several workers is not there yet on a GPU: take --backend numpy")
     alone = choose(replace(compute, ranks=Ranks(), same_bytes=False), backend, report, config)
-    name, why = alone.name, alone.reason
-    if name == "fused" and not _table(compute, name).draws_from_any_row:
+    kernels, why = _kernels_of(alone), alone.reason
+    if not kernels.draws_from_any_row:
+        lacking = "on several workers not yet: their dropout draws whole batches only"
         if compute.kernels == "fused":
-            raise InputError("--kernels fused: on several workers not yet: its dropout draws whole batches only")
-        name, why = "reference", "the fused kernels' dropout draws whole batches only"
+            raise InputError(f"--kernels fused: {lacking}")
+        alone = _textbook(compute, backend, "")
+        kernels, why = _kernels_of(alone), f"the fused kernels {lacking}"
 
     def start(state: TrainState, images: Array, config: TrainConfig) -> Engine:
         from npgan.engines.mpi import lead
 
-        return lead(compute.ranks, _table(compute, name), name, compute.same_bytes, state, images, config)
+        return lead(compute.ranks, kernels, alone.name, compute.same_bytes, state, images, config)
 
     count = f"{compute.ranks.size} rank{'s' if compute.ranks.size > 1 else ''}"
     order = ", the same bytes on 1 to 8" if compute.same_bytes else ""
-    return replace(alone, name=name, reason=f"{count}{order}; {why}", start=start)
+    return replace(alone, reason=f"{count}{order}; {why}", start=start)
 
 
-def _table(compute: Compute, name: str) -> Kernels:
-    """The table of kernels of that name on a CPU."""
+def _kernels_of(choice: Choice) -> Kernels:
+    """The table of kernels that a chosen engine runs on a CPU, for the schedule: the textbook's are those of ``reference``."""
     import numpy as np
 
+    from npgan.backend import select
     from npgan.engines.base import FusedEngine
     from npgan.engines.reference import ReferenceKernels
-
-    if name == "reference":
-        return ReferenceKernels(np.float32)
-    from npgan.backend import select
     from npgan.gan import DEFAULTS, new_state
 
-    backend = select("numpy")
-    choice = choose(Compute("numpy", kernels=name, blas=compute.blas), backend)
-    engine = choice.start(new_state(DEFAULTS, backend), np.zeros((1, 784), np.uint8), DEFAULTS)
+    if choice.name == "reference":
+        return ReferenceKernels(np.float32)
+    engine = choice.start(new_state(DEFAULTS, select("numpy")), np.zeros((1, 784), np.uint8), DEFAULTS)
     assert isinstance(engine, FusedEngine)
     return engine.kernels
 
@@ -143,7 +142,12 @@ def follow(compute: Compute) -> None:
     """What all ranks but the first do, until that lets them go. Raises InputError where they cannot take its kernels."""
     from npgan.engines.mpi import follow as follow_rank_0
 
-    follow_rank_0(compute.ranks, lambda name: _table(compute, name))
+    def kernels_of(name: str) -> Kernels:
+        from npgan.backend import select
+
+        return _kernels_of(choose(replace(compute, ranks=Ranks(), same_bytes=False, kernels=name), select("numpy")))
+
+    follow_rank_0(compute.ranks, kernels_of)
 
 
 def _textbook(compute: Compute, backend: Backend, why: str) -> Choice:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import roomy_folder
-from mpi_steps import IMAGES, OPTIONS, STEPS, config_of, run, state_arrays
+from mpi_steps import IMAGES, NETWORKS, OPTIONS, STEPS, config_of, run, state_arrays
 
+from npgan import gan
 from npgan.backend import select
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
@@ -83,7 +84,9 @@ def _held_to_one_process(arrays: dict[str, np.ndarray], name: str) -> None:
 
 
 @needs_mpi
-def test_twenty_steps_of_two_ranks_are_those_of_one_process(tmp_path: Path) -> None:
+def test_twenty_steps_of_two_ranks_are_those_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, network in NETWORKS.items():
+        monkeypatch.setattr(gan, name, network)
     done = mpiexec(2, ROOT / "tests" / "engines" / "mpi_steps.py", tmp_path / "two.npz")
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "two.npz") as file:

@@ -31,6 +31,8 @@ NO_KERNELS = "no CUDA kernels yet for --loss relativistic, --r1, --r2, --ema and
 class CudaKernels:
     """The table. On a ``Gpu`` iterations become graphs; another launcher gets them launch by launch, on whatever stream."""
 
+    draws_from_any_row = False
+
     def __init__(self, launcher: Launcher, xp: ModuleType) -> None:
         """``xp``: CuPy."""
         self.launcher = launcher
