@@ -19,12 +19,15 @@ from npgan import gan
 from npgan.backend import select
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
+from npgan.engines import Compute, choose
 from npgan.engines.base import FusedEngine
 from npgan.engines.mpi import shards_of_ranks, shares
 from npgan.engines.ranks import Ranks, environment_without
 from npgan.engines.reference import ReferenceKernels
-from npgan.gan import new_state
-from npgan.nn.philox import Stream, random_halfwords
+from npgan.engines.schedule import Draw, Kernels
+from npgan.gan import DEFAULTS, new_state
+from npgan.nn.layers import Dense, Dropout, LeakyReLU
+from npgan.nn.network import Sequential
 
 ROOT = Path(__file__).parents[2]
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -142,7 +145,26 @@ def test_every_shard_has_one_rank(size: int) -> None:
     assert [shard for rank in of_ranks for shard in rank] == list(range(8)) and len(of_ranks) == size
 
 
-def test_a_mask_from_a_row_on_is_that_part_of_the_whole_mask() -> None:
-    """By definition of the draw: element n·O + o takes that halfword."""
-    whole = random_halfwords(5, Stream.DROPOUT, 3, 2, 10 * 8)
-    assert np.array_equal(random_halfwords(5, Stream.DROPOUT, 3, 2, 80)[4 * 8 :], whole[32:])
+def _tables() -> list[Kernels]:
+    fused = choose(Compute(kernels="fused"), select("numpy"))
+    engine = fused.start(new_state(DEFAULTS, select("numpy")), IMAGES, DEFAULTS)
+    assert isinstance(engine, FusedEngine)
+    return [ReferenceKernels(np.float32), engine.kernels]
+
+
+@pytest.mark.parametrize("table", [0, 1], ids=["reference", "fused"])
+def test_rows_of_a_pass_have_the_dropout_that_they_have_in_the_whole(table: int) -> None:
+    kernels = _tables()[table]
+    if not kernels.draws_from_any_row:
+        pytest.skip("and says so")
+    layer, dropout, step = Dense(16, 24), Dropout(0.4), np.array([5], np.uint32)
+    Sequential([layer, LeakyReLU(0.2), dropout], seed=3)
+    draw = Draw(dropout, dropout.draw_site(0), 2**40 + 1, step)
+    x, y, dydz, y_part, dydz_part = (kernels.empty(40, width) for width in (16, 24, 24, 24, 24))
+    x[...] = np.random.default_rng(0).normal(size=x.shape)
+    kernels.forward_dropout(x, layer, 0.2, draw, y, dydz)
+    for part in (slice(0, 7), slice(7, 23), slice(23, 40)):
+        shifted = draw._replace(first=part.start)
+        kernels.forward_dropout(x[part], layer, 0.2, shifted, y_part[part], dydz_part[part])
+    np.testing.assert_allclose(y_part, y, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(dydz_part, dydz) and 0.3 < np.mean(y == 0) < 0.5
