@@ -1,4 +1,4 @@
-"""The long reliability tests, about half an hour: 240 kills, 20,000 mutated files, 300 epochs, every case of tests/runs/."""
+"""The long reliability tests, about half an hour: 240 kills of runs, a sweep under a killer, 20,000 mutated files, 300 epochs, every case of tests/runs/."""
 
 import argparse
 import subprocess
@@ -16,5 +16,6 @@ for command in (
     [FOLDER / "kills.py", "--kills", "40", "--overwrite"],
     [FOLDER / "mutations.py", "--count", "10000"],
     [FOLDER / "endurance.py"],
+    [FOLDER.parent / "sweep" / "sweep_kills.py"],
 ):
     subprocess.run([sys.executable, *command], check=True, cwd=FOLDER.parent.parent)

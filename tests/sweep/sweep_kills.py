@@ -119,6 +119,10 @@ def _has_workers(process: subprocess.Popen[str]) -> bool:
     return process.poll() is not None or len(worker_processes(process)) == 2
 
 
+def _goes_on(process: subprocess.Popen[str], out: Path, before: int) -> bool:
+    return process.poll() is not None or epochs_done(out) > before
+
+
 @contextmanager
 def killed_in_the_end(*processes: subprocess.Popen[str]) -> Iterator[None]:
     try:
@@ -134,21 +138,21 @@ def torment(folder: Path, seeds: int, epochs: int, kills: int, every: float, cha
     """A sweep under a killer, which ends its scheduler once, too. Returns counts."""
     data, out = small_data(folder / "data"), folder / "sweep"
     expected = alone(data, folder / "alone", seeds, epochs)
-    counts = {"workers killed": 0, "schedulers killed": 0, "while runs trained": 0}
-    scheduler_at = kills // 2
+    counts = {"workers killed": 0, "schedulers killed": 0}
+    scheduler_at, before = kills // 2, 0
     process = sweep(data, out, seeds, epochs, "--workers", "2")
     while True:
         with killed_in_the_end(process):
             while process.poll() is None and counts["workers killed"] < kills:
                 wait_for("no worker comes", partial(_has_workers, process))
-                before = epochs_done(out)
+                wait_for("nothing is trained", partial(_goes_on, process, out, before))
                 end = time.monotonic() + every * chance.uniform(0.5, 1.5)
                 while process.poll() is None and time.monotonic() < end:
                     time.sleep(0.02)
                 if process.poll() is None and (victims := worker_processes(process)):
                     chance.choice(victims).kill()
                     counts["workers killed"] += 1
-                    counts["while runs trained"] += epochs_done(out) > before
+                    before = epochs_done(out)
                 if counts["workers killed"] >= scheduler_at and not counts["schedulers killed"]:
                     break  # its scheduler lives in the sweep's own process
             else:
