@@ -1,4 +1,4 @@
-"""The long reliability tests, about half an hour: 240 kills of runs, a sweep under a killer, 20,000 mutated files, 300 epochs, every case of tests/runs/."""
+"""The long reliability tests, over half an hour: 240 kills, a sweep under a killer, 20,000 mutated files, 300 epochs."""
 
 import argparse
 import subprocess
