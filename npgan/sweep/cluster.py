@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -61,8 +61,8 @@ class Workers:
         """What every worker needs before it gets a run, also those that come later."""
         self._client.register_plugin(Processes(self.plugin), name=self.plugin)
 
-    def ended(self, work: Work, step: int | None) -> Outcome | None:
-        """How the run ended; None while it has not. ``step``: of its newest checkpoint. Raises SchedulerLost."""
+    def ended(self, work: Work, reached: Callable[[], int | None]) -> Outcome | None:
+        """How the run ended; None while it has not. ``reached``: the step of its newest checkpoint. Raises SchedulerLost."""
         future = self._futures[work.folder]
         if self._client.status != "running" or future.status in ("cancelled", "lost"):
             raise SchedulerLost("the scheduler is gone")
@@ -74,6 +74,7 @@ class Workers:
         error = future.exception()
         if not isinstance(error, KilledWorker):
             return Outcome("failed", first_line(error) if error else "for no reason that is told")
+        step = reached()
         last, deaths = self._deaths.get(work.folder, (-1, 0))
         self._deaths[work.folder] = step, (deaths + 1 if last == step else 1)
         if self._deaths[work.folder][1] >= _MOST_DEATHS:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from npgan.backend import select
 from npgan.console import Console, say
@@ -50,8 +50,8 @@ class Options:
 
 
 def sweep(options: Options) -> int:
-    """Runs what is missing, and writes sweep.json, .md, .html and .png. Returns 0 when every run has ended, 1 when one
-    failed. Raises InputError for the user's mistakes, before anything is started, and KeyboardInterrupt when all is saved."""
+    """Runs what is missing, and writes sweep.json, .md, .html and .png on what has ended. Returns 0 when all has, 1 when a run
+    failed. Raises InputError for the user's mistakes, before anything is started; KeyboardInterrupt when all is saved."""
     try:
         from npgan.sweep.cluster import SchedulerLost, workers
         from npgan.sweep.report import write_report
@@ -77,6 +77,7 @@ def sweep(options: Options) -> int:
             for run in runs
         }
         progress = [Progress(run) for run in runs]
+        ended_by: BaseException | None = None
         with Display(progress, console, options.quiet) as display:
             try:
                 for run in runs:
@@ -84,21 +85,23 @@ def sweep(options: Options) -> int:
                 while any(each.outcome is None for each in progress):
                     for each in progress:
                         if each.outcome is None:
-                            each.outcome = found.ended(works[each.run], checkpoint_step(each.run.folder))
+                            each.outcome = found.ended(works[each.run], partial(checkpoint_step, each.run.folder))
                     found.keep_up()
                     display.show()
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
             except KeyboardInterrupt as stop:
                 found.stop()
-                _wait_for_the_rest(progress, found, works)
-                raise KeyboardInterrupt(f"{str(stop) or 'stopped'}, {display.summary()}; {_GO_ON}") from None
+                _wait_for_the_rest(progress)
+                ended_by = KeyboardInterrupt(f"{str(stop) or 'stopped'}, {display.summary()}; {_GO_ON}")
             except SchedulerLost as error:
-                raise RuntimeError(f"{error}, {display.summary()}; {_GO_ON}") from None
+                ended_by = RuntimeError(f"{error}, {display.summary()}; {_GO_ON}")
     outcomes: dict[Run, Outcome] = {each.run: each.outcome for each in progress if each.outcome}
     written = write_report(out, plan, outcomes, console)
     for run, outcome in outcomes.items():
         if not outcome.ended:
             say(f"{run.name}: {outcome.state}: {outcome.message}", to_stderr=True)
+    if ended_by is not None:
+        raise ended_by
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
     return 0 if all(outcome.ended for outcome in outcomes.values()) else 1
 
@@ -106,7 +109,7 @@ def sweep(options: Options) -> int:
 _GO_ON = "the same command goes on from here"
 
 
-def _wait_for_the_rest(progress: Sequence[Progress], found: Any, works: dict[Run, Any]) -> None:
+def _wait_for_the_rest(progress: Sequence[Progress]) -> None:
     """Until those that train have saved; those that wait need not be waited for."""
     end = time.perf_counter() + _SECONDS_TO_STOP
     while time.perf_counter() < end and any(each.outcome is None and each.folder.holder() for each in progress):
