@@ -179,6 +179,9 @@ def _evaluation(figure: Any, settings: Sequence[Setting]) -> None:
                     spread.mean, place + 0.25, xerr=spread.deviation or 0.0, fmt="|", color="black", capsize=3
                 )
         axes.set_xlabel(title)
-    pair[0].set_xscale("log")
+    distances = [each.evaluation["frechet"] for s in settings for each in s.runs if each.evaluation]
+    if min(distances) > 0 and max(distances) > 10 * min(distances):
+        pair[0].set_xscale("log")
+        pair[0].xaxis.set_major_formatter("{x:g}")
     pair[0].set_yticks(range(len(settings)), [setting.name for setting in settings])
-    pair[0].invert_yaxis()
+    pair[0].set_ylim(len(settings) - 0.4, -0.6)
