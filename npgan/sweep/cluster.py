@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -59,7 +61,7 @@ class Workers:
 
     def prepare(self) -> None:
         """What every worker needs before it gets a run, also those that come later."""
-        self._client.register_plugin(Processes(self.plugin), name=self.plugin)
+        self._client.register_plugin(Processes(self.plugin, self._cluster is not None), name=self.plugin)
 
     def ended(self, work: Work, reached: Callable[[], int | None]) -> Outcome | None:
         """How the run ended; None while it has not. ``reached``: the step of its newest checkpoint. Raises SchedulerLost."""
@@ -108,7 +110,8 @@ def workers(scheduler: str | None, count: int) -> Iterator[Workers]:
         if scheduler is not None:
             yield Workers(stack.enter_context(_reached(scheduler)), None, 0)
         else:
-            cluster = stack.enter_context(_local(count))
+            with _no_interrupts():
+                cluster = stack.enter_context(_local(count))
             yield Workers(stack.enter_context(Client(cluster, set_as_default=False)), cluster, count)
 
 
@@ -117,6 +120,19 @@ def _reached(scheduler: str) -> Client:
         return Client(scheduler, timeout=_SECONDS_TO_REACH, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise InputError(f"--scheduler {scheduler}: cannot be reached: {first_line(error)}") from None
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Processes that are started within ignore a Ctrl-C; for this one it is as before, after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _local(count: int) -> LocalCluster:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,10 +43,15 @@ class Work(NamedTuple):
 class Processes(WorkerPlugin):
     """The trainings that a worker has started: it ends them when it ends, or when the sweep does."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name  # of this sweep: a scheduler may have several
+    def __init__(self, name: str, in_terminal: bool) -> None:
+        """``name``: of this sweep; a scheduler may have several. ``in_terminal``: whether a Ctrl-C there reaches the worker."""
+        self.name, self._in_terminal = name, in_terminal
         self.stopping = False
         self.running: set[subprocess.Popen[bytes]] = set()
+
+    def setup(self, worker: Worker) -> None:
+        if self._in_terminal and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep has it too, and asks for an end in its own way
 
     def teardown(self, worker: Worker) -> None:
         self.stop()
@@ -60,7 +67,7 @@ class Processes(WorkerPlugin):
         """``npgan train``. Returns its exit status and the last line of what it complains of."""
         command = [sys.executable, "-m", "npgan.sweep.child", "train", "--quiet", *words]
         with tempfile.TemporaryFile() as said:
-            # a session of its own: a Ctrl-C in the terminal is for the sweep, which asks for an end in its own way
+            # a session of its own: no Ctrl-C either
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
                 env=environment_without(os.environ),

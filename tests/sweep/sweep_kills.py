@@ -65,7 +65,7 @@ def sweep(data: Path, out: Path, seeds: int, epochs: int, *more: str) -> subproc
 def npgan(words: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "npgan", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=_ENVIRONMENT,
+        env=_ENVIRONMENT, start_new_session=True,
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def test_under_a_killer_and_then_again_and_then_stopped(tmp_path: Path) -> None:
     process = sweep(tmp_path / "data", out, 2, 20, "--workers", "1")
     with killed_in_the_end(process):
         wait_for("no run begins", lambda: (out / "loss=bce" / "seed-1" / "metrics.jsonl").exists())
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         said, problems = process.communicate(timeout=60)
     assert process.returncode == 130 and problems.count("\n") == 1 and "the same command goes on from here" in problems
     assert {name: state for name, state in _states(out).items() if "seed-0" in name} == files
