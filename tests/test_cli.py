@@ -339,7 +339,7 @@ def test_bad_flags(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", "train, sample, evaluate, gradcheck, inspect, bench"),
+        ("", "train, sweep, sample, evaluate, gradcheck, inspect, bench"),
         ("trian", "did you mean train?"),
         ("frobnicate", "there are train, sample,"),
         ("--versoin", "did you mean --version?"),
