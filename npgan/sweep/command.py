@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,8 +64,10 @@ def sweep(options: Options) -> int:
     runs, data_dir, count, threads = _checked(plan, options, out)
     for problem in _conflicts(runs):
         raise InputError(problem)
-    with workers(options.scheduler, count) as found, _locked(out), _terminable():
+    with workers(options.scheduler, count) as found, ExitStack() as stack:
         many = found.check()
+        stack.enter_context(_locked(out))
+        stack.enter_context(_terminable())
         found.prepare()
         where = f"at {options.scheduler}" if options.scheduler else "on this machine"
         console.print(f"{len(runs)} runs in {out}, {many} workers {where}, {threads} threads a run", soft_wrap=True)

@@ -30,11 +30,11 @@ def tmp_path() -> Iterator[Path]:
 
 
 def test_under_a_killer_and_then_again_and_then_stopped(tmp_path: Path) -> None:
-    counts = torment(tmp_path, seeds=1, epochs=20, kills=1, every=0.3, chance=random.Random(1))
+    counts = torment(tmp_path, seeds=1, epochs=8, kills=1, every=0.1, chance=random.Random(1))
     assert counts["workers killed"] == 1 and counts["schedulers killed"] == 1
     out, files = tmp_path / "sweep", _states(tmp_path / "sweep")
     # the same command again, and with one more seed, which is stopped by a Ctrl-C: what is done is left alone
-    process = sweep(tmp_path / "data", out, 2, 20, "--workers", "1")
+    process = sweep(tmp_path / "data", out, 2, 8, "--workers", "1")
     with killed_in_the_end(process):
         wait_for("no run begins", lambda: (out / "loss=bce" / "seed-1" / "metrics.jsonl").exists())
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -63,7 +63,7 @@ def test_workers_started_by_hand_and_a_scheduler_that_dies(tmp_path: Path) -> No
         scheduler = _dask(stack, "scheduler", "--host", address, "--no-dashboard", "--no-show")
         wrong = _dask(stack, "worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny", path=stranger.parent)
         _wait_for_workers(address, 1)
-        refused = sweep(data, out, 1, 20, "--scheduler", address)
+        refused = sweep(data, out, 1, 8, "--scheduler", address)
         with killed_in_the_end(refused):
             said, problems = refused.communicate(timeout=60)
         assert refused.returncode == 2 and problems.count("\n") == 1 and "has no npgan that sweeps" in problems
@@ -72,14 +72,14 @@ def test_workers_started_by_hand_and_a_scheduler_that_dies(tmp_path: Path) -> No
         for _ in range(2):
             _dask(stack, "worker", address, "--nthreads", "1", "--no-dashboard")
         _wait_for_workers(address, 2)
-        process = sweep(data, out, 1, 20, "--scheduler", address)
+        process = sweep(data, out, 1, 8, "--scheduler", address)
         with killed_in_the_end(process):
             said, problems = process.communicate(timeout=100)
         assert process.returncode == 0 and problems == "", problems
-        assert last_checkpoints(out) == alone(data, tmp_path / "alone", 1, 20)
+        assert last_checkpoints(out) == alone(data, tmp_path / "alone", 1, 8)
         process = sweep(data, out, 2, 1000, "--scheduler", address)
         with killed_in_the_end(process):
-            wait_for("no run is begun", lambda: epochs_done(out) > 2 * 20)
+            wait_for("no run is begun", lambda: epochs_done(out) > 2 * 8)
             scheduler.kill()
             said, problems = process.communicate(timeout=60)
         assert process.returncode == 1 and problems.count("\n") == 1, problems
