@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 
 from npgan.errors import InputError
 from npgan.runs.folder import RunFolder
@@ -107,7 +108,10 @@ def _losses(figure: Any, settings: Sequence[Setting]) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}" if _decades(settings) < 1 else "")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(
+            0.5, max((line["epoch"] for s in settings for each in s.runs for line in each.metrics), default=1) + 0.5
+        )
     for axes in list(grid.flat)[len(settings) :]:
         axes.set_visible(False)
     first = grid[0, 0]
