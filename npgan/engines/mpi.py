@@ -5,8 +5,8 @@ the gradients of all shards are added, each with its share of the rows; and ever
 
 - Without ``--same-bytes`` there are as many shards as ranks, and MPI adds their gradients: one all-reduce before each Adam. For
   one number of ranks that is always the same sum, for another one it is rounded in another way.
-- With it there are always eight, whose gradients are gathered, which only copies them, and added from the first to the last by
-  every rank: the bytes do not depend on the number of ranks.
+- With it there are always eight, whose gradients are exchanged, which only copies them, and added from the first to the last:
+  the bytes do not depend on the number of ranks.
 
 Rank 0 leads: its ``MpiEngine`` is the run's engine, and it alone reads and writes files. The others ``follow``: they do what it
 tells them until it lets them go.
@@ -29,7 +29,6 @@ from npgan.gan import PASS_G, StepMetrics, TrainState, new_state
 from npgan.nn import philox
 
 SHARDS = 8  # of ``--same-bytes``
-_BLOCK = 1 << 16  # numbers whose sums stay in cache
 _BY_ROWS = 4  # of StepMetrics: the losses, and what D says of real and fake; the others are norms of summed gradients
 
 
@@ -219,12 +218,7 @@ class Worker:
             for row, step, place in zip(own, self._last, mine, strict=True):
                 compute(step)
                 np.multiply(gradients, weights[place], out=row)
-            every = self.ranks.gather(own, [len(places) for places in of_ranks])
-            for start in range(0, gradients.size, _BLOCK):
-                total = gradients[start : start + _BLOCK]
-                total[...] = 0.0
-                for row in every:
-                    total += row[start : start + _BLOCK]
+            self.ranks.add_in_order(own, [len(places) for places in of_ranks], gradients)
             return
         for step, place in zip(self._last, mine, strict=True):  # one, or none where there are fewer rows than ranks
             compute(step)

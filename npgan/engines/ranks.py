@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from npgan.errors import InputError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # set by mpiexec of Open MPI, and of MPICH and its relatives
 _LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+_BLOCK = 1 << 16  # numbers
 _FAMILIES = ("OMPI_", "PMI_", "PMIX_", "PMI2_", "MPI_", "HYDI_", "HYDRA_")
 
 
@@ -32,6 +34,15 @@ def environment_without(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(_FAMILIES)}
 
 
+def _add_rows(rows: np.ndarray, out: np.ndarray) -> None:
+    """out = Σ_n rows_n, added from the first on, a block at a time that stays in cache. Shapes: rows (N, P), out (P,)."""
+    for start in range(0, out.size, _BLOCK):
+        total = out[start : start + _BLOCK]
+        total[...] = 0.0
+        for row in rows:
+            total += row[start : start + _BLOCK]
+
+
 class Ranks:
     """This process alone: what ``MpiRanks`` does, without anybody to do it with."""
 
@@ -48,9 +59,10 @@ class Ranks:
     def add(self, vector: np.ndarray) -> None:
         """The sum over the ranks, in place on all of them. The same number of ranks adds in the same order."""
 
-    def gather(self, mine: np.ndarray, counts: list[int]) -> np.ndarray:
-        """Everybody's rows (counts[rank], P) in the order of the ranks, on all of them: a copy, no arithmetic."""
-        return mine
+    def add_in_order(self, mine: np.ndarray, counts: list[int], out: np.ndarray) -> None:
+        """``out`` (P,) becomes the sum of everybody's rows (counts[rank], P), from the first rank's first row on, whatever the
+        number of ranks: what goes from one to another is copied, and MPI does no arithmetic."""
+        _add_rows(mine, out)
 
     def collect(self, mine: Any) -> list[Any]:
         """Everybody's object, on rank 0; elsewhere nothing."""
@@ -84,12 +96,20 @@ class MpiRanks(Ranks):
     def add(self, vector: np.ndarray) -> None:
         self._world.Allreduce(self._in_place, vector)
 
-    def gather(self, mine: np.ndarray, counts: list[int]) -> np.ndarray:
+    def add_in_order(self, mine: np.ndarray, counts: list[int], out: np.ndarray) -> None:
+        """Each rank adds a part of the vector, for all rows; then the parts are gathered."""
         import numpy as np  # not at the top: its BLAS is set up first
 
-        found = np.empty((sum(counts), mine.shape[1]), mine.dtype)
-        self._world.Allgatherv(mine, [found, [count * mine.shape[1] for count in counts]])
-        return found
+        ends = [out.size * rank // self.size for rank in range(self.size + 1)]
+        parts = [slice(*pair) for pair in pairwise(ends)]
+        widths, own = [part.stop - part.start for part in parts], parts[self.rank]
+        sent = np.concatenate([mine[:, part].reshape(-1) for part in parts])
+        rows = np.empty((sum(counts), widths[self.rank]), out.dtype)
+        self._world.Alltoallv(
+            [sent, [len(mine) * width for width in widths]], [rows, [count * widths[self.rank] for count in counts]]
+        )
+        _add_rows(rows, out[own])
+        self._world.Allgatherv(self._in_place, [out, widths])
 
     def collect(self, mine: Any) -> list[Any]:
         return self._world.gather(mine) or []
