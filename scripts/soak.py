@@ -17,5 +17,6 @@ for command in (
     [FOLDER / "mutations.py", "--count", "10000"],
     [FOLDER / "endurance.py"],
     [FOLDER.parent / "sweep" / "sweep_kills.py"],
+    [FOLDER.parent / "sweep" / "sweep_kills.py", "--by-hand"],
 ):
     subprocess.run([sys.executable, *command], check=True, cwd=FOLDER.parent.parent)

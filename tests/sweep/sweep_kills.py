@@ -10,12 +10,13 @@ import hashlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -134,6 +135,52 @@ def killed_in_the_end(*processes: subprocess.Popen[str]) -> Iterator[None]:
             process.communicate()
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def dask(stack: ExitStack, *words: str, path: Path = ROOT) -> subprocess.Popen[str]:
+    """A process of Dask's own command, ended with its children when the stack is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dask", *words], env={**os.environ, "PYTHONPATH": str(path)}, cwd=path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    stack.enter_context(killed_in_the_end(process))
+    stack.callback(process.terminate)
+    return process
+
+
+def wait_for_workers(address: str, count: int) -> None:
+    from distributed import Client
+
+    with Client(address, timeout=30, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=30)
+
+
+def by_hand(folder: Path, seeds: int, epochs: int) -> dict[str, int]:
+    """A sweep on a scheduler and workers started by hand; the scheduler is killed, and all three begin again."""
+    data, out, address = small_data(folder / "data"), folder / "sweep", f"tcp://127.0.0.1:{free_port()}"
+    expected = alone(data, folder / "alone", seeds, epochs)
+    with ExitStack() as stack:
+        for again in (False, True):
+            scheduler = dask(stack, "scheduler", "--host", address, "--no-dashboard", "--no-show")
+            for _ in range(2):
+                dask(stack, "worker", address, "--nthreads", "1", "--no-dashboard")
+            wait_for_workers(address, 2)
+            process = sweep(data, out, seeds, epochs, "--scheduler", address)
+            with killed_in_the_end(process):
+                if not again:
+                    wait_for("nothing is trained", partial(_goes_on, process, out, 2))
+                    scheduler.kill()
+                _, problems = process.communicate(timeout=150)
+            assert process.returncode == (0 if again else 1) and problems.count("\n") == (not again), problems
+            assert again or "the scheduler is gone" in problems
+    assert last_checkpoints(out) == expected
+    return {"schedulers killed": 1}
+
+
 def torment(folder: Path, seeds: int, epochs: int, kills: int, every: float, chance: random.Random) -> dict[str, int]:
     """A sweep under a killer, which ends its scheduler once, too. Returns counts."""
     data, out = small_data(folder / "data"), folder / "sweep"
@@ -169,15 +216,20 @@ def torment(folder: Path, seeds: int, epochs: int, kills: int, every: float, cha
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--every", type=float, default=3.0, help="seconds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--by-hand", action="store_true", help="instead: a scheduler and workers of Dask's own command")
     options = parser.parse_args()
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         chance = random.Random(options.seed)
-        counts = torment(Path(folder), options.runs // 2, options.epochs, options.kills, options.every, chance)
+        seeds = options.runs // 2
+        if options.by_hand:
+            counts = by_hand(Path(folder), seeds, options.epochs)
+        else:
+            counts = torment(Path(folder), seeds, options.epochs, options.kills, options.every, chance)
     print(f"{options.runs} runs: {counts}, every checkpoint as alone, {time.perf_counter() - begin:.0f} s")
 
 

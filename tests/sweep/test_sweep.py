@@ -6,21 +6,28 @@ import json
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from helpers import roomy_folder
-from sweep_kills import alone, epochs_done, killed_in_the_end, last_checkpoints, small_data, sweep, torment, wait_for
+from sweep_kills import (
+    alone,
+    dask,
+    epochs_done,
+    free_port,
+    killed_in_the_end,
+    last_checkpoints,
+    small_data,
+    sweep,
+    torment,
+    wait_for,
+    wait_for_workers,
+)  # fmt: skip
 
 from npgan.cli import main
 from npgan.sweep import cluster
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -55,14 +62,14 @@ def _states(out: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_workers_started_by_hand_and_a_scheduler_that_dies(tmp_path: Path) -> None:
-    data, out, address = small_data(tmp_path / "data"), tmp_path / "out", f"tcp://127.0.0.1:{_free_port()}"
+    data, out, address = small_data(tmp_path / "data"), tmp_path / "out", f"tcp://127.0.0.1:{free_port()}"
     stranger = tmp_path / "stranger" / "npgan"
     stranger.mkdir(parents=True)
     (stranger / "__init__.py").write_text("__version__ = '0'\n")
     with ExitStack() as stack:
-        scheduler = _dask(stack, "scheduler", "--host", address, "--no-dashboard", "--no-show")
-        wrong = _dask(stack, "worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny", path=stranger.parent)
-        _wait_for_workers(address, 1)
+        scheduler = dask(stack, "scheduler", "--host", address, "--no-dashboard", "--no-show")
+        wrong = dask(stack, "worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny", path=stranger.parent)
+        wait_for_workers(address, 1)
         refused = sweep(data, out, 1, 8, "--scheduler", address)
         with killed_in_the_end(refused):
             said, problems = refused.communicate(timeout=60)
@@ -70,8 +77,8 @@ def test_workers_started_by_hand_and_a_scheduler_that_dies(tmp_path: Path) -> No
         assert not out.exists()
         wrong.kill()
         for _ in range(2):
-            _dask(stack, "worker", address, "--nthreads", "1", "--no-dashboard")
-        _wait_for_workers(address, 2)
+            dask(stack, "worker", address, "--nthreads", "1", "--no-dashboard")
+        wait_for_workers(address, 2)
         process = sweep(data, out, 1, 8, "--scheduler", address)
         with killed_in_the_end(process):
             said, problems = process.communicate(timeout=100)
@@ -90,7 +97,7 @@ def test_a_scheduler_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cluster, "_SECONDS_TO_REACH", 0.5)
-    data, address = small_data(tmp_path / "data"), f"tcp://127.0.0.1:{_free_port()}"
+    data, address = small_data(tmp_path / "data"), f"tcp://127.0.0.1:{free_port()}"
     words = ["sweep", "--seeds", "0", "--scheduler", address, "--data-dir", str(data), "--out", str(tmp_path / "out")]
     assert main(words) == 2
     error = capsys.readouterr().err
@@ -117,28 +124,3 @@ def test_a_folder_that_holds_another_run(tmp_path: Path, capsys: pytest.CaptureF
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "holds another run" in error and "--batch-size is 4, not 5" in error and error.count("\n") == 1
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _dask(stack: ExitStack, *words: str, path: Path = ROOT) -> subprocess.Popen[str]:
-    """A process of Dask's own command, ended with its children when the test ends."""
-    command = [sys.executable, "-m", "dask", *words]
-    process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": str(path)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        text=True, start_new_session=True, cwd=path,
-    )  # fmt: skip
-    stack.enter_context(killed_in_the_end(process))
-    stack.callback(process.terminate)
-    return process
-
-
-def _wait_for_workers(address: str, count: int) -> None:
-    from distributed import Client
-
-    with Client(address, timeout=30, set_as_default=False) as client:
-        client.wait_for_workers(count, timeout=30)
