@@ -103,8 +103,9 @@ class Workers:
 @contextmanager
 def workers(scheduler: str | None, count: int) -> Iterator[Workers]:
     """``count`` processes of this machine, or those of the scheduler. Raises InputError where it cannot be reached."""
-    for name in ("distributed", "distributed.worker", "distributed.nanny", "distributed.scheduler", "tornado"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker that dies is no news to us
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.startswith("distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker or a scheduler that dies is told by us
     settings: dict[str, Any] = {"distributed.scheduler.allowed-failures": 100, "distributed.admin.log-length": 100}
     with dask.config.set(settings), ExitStack() as stack:
         if scheduler is not None:
