@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,12 @@ def test_what_cannot_be_meant_is_one_line_and_starts_nothing(
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         make_plan(tmp_path / "x.toml", {}, [], None)
+
+
+def test_without_dask_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "dask", None)
+    monkeypatch.delitem(sys.modules, "npgan.sweep.cluster", raising=False)
+    assert main(["sweep", "--seeds", "0"]) == 2
+    assert capsys.readouterr().err == "npgan sweep: error: dask is not installed: pip install 'npgan[sweep]'\n"
