@@ -106,17 +106,11 @@ def test_twenty_steps_of_two_ranks_are_those_of_one_process(tmp_path: Path, monk
 
 @needs_mpi
 def test_same_bytes_on_any_number_of_ranks_also_after_a_resume_on_another(tmp_path: Path, data: Path) -> None:
-    flags = ("--epochs", "2", "--same-bytes")
-    for ranks in (0, 2):
-        done = train(ranks, tmp_path / f"{ranks}", data, *flags)
-        assert done.returncode == 0, done.stderr
-    assert last_sha256(tmp_path / "0") == last_sha256(tmp_path / "2")
-    # both go on, each on another number of ranks
-    for ranks in (0, 2):
-        done = train(3 if ranks else 0, tmp_path / f"{ranks}", data, "--epochs", "3")
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-    assert last_sha256(tmp_path / "0") == last_sha256(tmp_path / "2")
+    flag = "--same-bytes"  # which a checkpoint remembers
+    for out, ranks, flags in (("a", 0, ("3", flag)), ("b", 2, ("2", flag)), ("b", 3, ("3",))):
+        done = train(ranks, tmp_path / out, data, "--epochs", *flags)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert last_sha256(tmp_path / "a") == last_sha256(tmp_path / "b")
 
 
 @needs_mpi

@@ -80,14 +80,22 @@ def last_checkpoints(out: Path) -> dict[str, str]:
 
 
 def alone(data: Path, folder: Path, seeds: int, epochs: int) -> dict[str, str]:
-    """The same runs, one after the other, by ``npgan train``."""
-    for loss in LOSSES:
-        for seed in range(seeds):
-            run = folder / f"loss={loss}" / f"seed-{seed}"
-            words = ["train", "--out", str(run), "--loss", loss, "--seed", str(seed), "--backend", "auto", "--quiet"]
-            process = npgan(
-                [*words, *flags(data, epochs)]
-            )  # NumPy's BLAS is set up as it is imported: not in this process
+    """The same runs by ``npgan train``, two at a time."""
+    for seed in range(seeds):
+        started = []
+        for loss in LOSSES:
+            words = [
+                "train",
+                "--out",
+                str(folder / f"loss={loss}" / f"seed-{seed}"),
+                "--loss",
+                loss,
+                "--seed",
+                str(seed),
+            ]
+            # NumPy's BLAS is set up as it is imported: not in this process
+            started.append(npgan([*words, "--backend", "auto", "--quiet", *flags(data, epochs)]))
+        for process in started:
             _, problems = process.communicate()
             assert process.returncode == 0, problems
     return last_checkpoints(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,13 +20,17 @@ from sweep_kills import (
     last_checkpoints,
     small_data,
     sweep,
-    torment,
     wait_for,
     wait_for_workers,
+    worker_processes,
 )  # fmt: skip
 
 from npgan.cli import main
+from npgan.runs.folder import RunFolder
 from npgan.sweep import cluster
+from npgan.sweep.examine import is_finished
+
+EPOCHS = 4
 
 
 @pytest.fixture
@@ -36,29 +39,35 @@ def tmp_path() -> Iterator[Path]:
         yield folder
 
 
-def test_under_a_killer_and_then_again_and_then_stopped(tmp_path: Path) -> None:
-    counts = torment(tmp_path, seeds=1, epochs=8, kills=1, every=0.1, chance=random.Random(1))
-    assert counts["workers killed"] == 1 and counts["schedulers killed"] == 1
-    out, files = tmp_path / "sweep", _states(tmp_path / "sweep")
-    # the same command again, and with one more seed, which is stopped by a Ctrl-C: what is done is left alone
-    process = sweep(tmp_path / "data", out, 2, 8, "--workers", "1")
+def test_killed_workers_a_killed_sweep_and_a_ctrl_c(tmp_path: Path) -> None:
+    data, out, done = small_data(tmp_path / "data"), tmp_path / "out", tmp_path / "out" / "loss=bce" / "seed-0"
+    expected = alone(data, tmp_path / "alone", 1, EPOCHS)
+    # a worker dies in the midst of the first run, and the whole sweep, its scheduler with it, in the midst of the second
+    process = sweep(data, out, 1, EPOCHS, "--workers", "1")
     with killed_in_the_end(process):
-        wait_for("no run begins", lambda: (out / "loss=bce" / "seed-1" / "metrics.jsonl").exists())
+        wait_for("nothing is trained", lambda: epochs_done(out) > 0)
+        (worker,) = worker_processes(process)
+        worker.kill()
+        wait_for("the next run does not begin", lambda: epochs_done(out) > EPOCHS)
+        assert is_finished(done, EPOCHS)
+        files = _states(done)
+    # the same command with one seed more: it is stopped when it has come so far
+    process = sweep(data, out, 2, EPOCHS, "--workers", "1")
+    with killed_in_the_end(process):
+        wait_for("the new seed does not begin", lambda: epochs_done(out) > 2 * EPOCHS)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        said, problems = process.communicate(timeout=60)
+        _, problems = process.communicate(timeout=60)
     assert process.returncode == 130 and problems.count("\n") == 1 and "the same command goes on from here" in problems
-    assert {name: state for name, state in _states(out).items() if "seed-0" in name} == files
+    assert _states(done) == files
+    assert {run: sha for run, sha in last_checkpoints(out).items() if run.endswith("seed-0")} == expected
     report = json.loads((out / "sweep.json").read_text())
+    assert {run["folder"]: run["checkpoint_sha256"] for run in report["runs"]} == expected
     assert [run["state"] for run in report["runs"]] == ["finished"] * 2
-    assert {run["folder"]: run["checkpoint_sha256"] for run in report["runs"]} == {
-        name: sha for name, sha in last_checkpoints(out).items() if "seed-0" in name
-    }
 
 
-def _states(out: Path) -> dict[str, tuple[int, int]]:
-    """Size and date of every file of the runs, but for locks, which are taken to look."""
-    files = [path for path in out.glob("*/seed-*/**/*") if path.is_file()]
-    return {str(file.relative_to(out)): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+def _states(run: Path) -> dict[str, tuple[int, int]]:
+    """Size and date of every file."""
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()}
 
 
 def test_workers_started_by_hand_and_a_scheduler_that_dies(tmp_path: Path) -> None:
@@ -70,7 +79,7 @@ def test_workers_started_by_hand_and_a_scheduler_that_dies(tmp_path: Path) -> No
         scheduler = dask(stack, "scheduler", "--host", address, "--no-dashboard", "--no-show")
         wrong = dask(stack, "worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny", path=stranger.parent)
         wait_for_workers(address, 1)
-        refused = sweep(data, out, 1, 8, "--scheduler", address)
+        refused = sweep(data, out, 1, 1000, "--scheduler", address)
         with killed_in_the_end(refused):
             said, problems = refused.communicate(timeout=60)
         assert refused.returncode == 2 and problems.count("\n") == 1 and "has no npgan that sweeps" in problems
@@ -79,18 +88,15 @@ def test_workers_started_by_hand_and_a_scheduler_that_dies(tmp_path: Path) -> No
         for _ in range(2):
             dask(stack, "worker", address, "--nthreads", "1", "--no-dashboard")
         wait_for_workers(address, 2)
-        process = sweep(data, out, 1, 8, "--scheduler", address)
+        process = sweep(data, out, 1, 1000, "--scheduler", address)
         with killed_in_the_end(process):
-            said, problems = process.communicate(timeout=100)
-        assert process.returncode == 0 and problems == "", problems
-        assert last_checkpoints(out) == alone(data, tmp_path / "alone", 1, 8)
-        process = sweep(data, out, 2, 1000, "--scheduler", address)
-        with killed_in_the_end(process):
-            wait_for("no run is begun", lambda: epochs_done(out) > 2 * 8)
+            wait_for("not both runs begin", lambda: len(list(out.glob("*/seed-0/metrics.jsonl"))) == 2)
             scheduler.kill()
-            said, problems = process.communicate(timeout=60)
+            _, problems = process.communicate(timeout=60)
         assert process.returncode == 1 and problems.count("\n") == 1, problems
         assert "the scheduler is gone" in problems and "the same command goes on from here" in problems
+        # its workers end their trainings, which save
+        wait_for("the trainings go on", lambda: not any(RunFolder(run).holder() for run in out.glob("*/seed-0")))
 
 
 def test_a_scheduler_that_is_not_there(
