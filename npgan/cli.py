@@ -162,8 +162,11 @@ def _follow(compute: Compute) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):  # the first rank saves, and lets go
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    import numpy as np
+
     try:
-        follow(compute)
+        with np.errstate(all="ignore"):  # the first rank tells of what is not finite
+            follow(compute)
     except Exception as error:
         _complain("train", f"rank {compute.ranks.rank}: {error or type(error).__name__}", EXIT_FAILURE)
         compute.ranks.abort(EXIT_FAILURE)
