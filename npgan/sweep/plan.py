@@ -83,13 +83,12 @@ def runs_of(plan: Plan, dataset: str, out: Path) -> list[Run]:
     runs, names = [], {setting: _folder_name(setting) for setting in plan.settings}
     for first, second in _twins(names):
         raise InputError(f"the settings {first!r} and {second!r} would have one folder: give one another name")
-    digits = len(str(max(plan.seeds)))
     for seed, (setting, own) in product(plan.seeds, plan.settings.items()):
         try:
             config = TrainConfig(dataset=dataset, seed=seed, **own)
         except InputError as error:
             raise InputError(f"{setting}: {error}") from None
-        runs.append(Run(setting, seed, config, out.resolve() / names[setting] / f"seed-{seed:0{digits}}"))
+        runs.append(Run(setting, seed, config, out.resolve() / names[setting] / f"seed-{seed}"))
     return runs
 
 

@@ -33,6 +33,8 @@ def test_a_grid_of_flags_and_its_folders() -> None:
     assert len(runs) == 12 == len({run.folder for run in runs})
     assert runs[1].folder == Path("/x/loss=bce,beta1=0.5,dropout_in_g_step=true/seed-0")
     assert (runs[1].config.beta1, runs[1].config.epochs, runs[1].config.dropout_in_g_step) == (0.5, 20, True)
+    more = runs_of(plan._replace(seeds=[0, 1, 7, 1000]), "mnist", Path("/x"))
+    assert [run.folder for run in more[:12]] == [run.folder for run in runs]  # what is done is not done again
     assert [run.seed for run in runs[:5]] == [0, 0, 0, 0, 1]  # every setting gets its first seed first
 
 
