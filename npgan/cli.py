@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
@@ -20,6 +21,7 @@ from npgan import __version__
 from npgan.config import PRESETS, TrainConfig, flag_name, shown_value
 from npgan.engines import KERNELS, Compute
 from npgan.engines.cpu import blas
+from npgan.engines.ranks import launched_here, ranks_of_this_run
 from npgan.errors import InputError, first_line, one_line
 from npgan.runs.colormaps import COLORMAP, COLORMAPS
 from npgan.runs.output import let_go, unfailing_output
@@ -55,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = vars(parser.parse_args(words))
         command = values.pop("command")
         # NumPy is not imported yet: it will read this when it is
-        setup = blas.prepare(values.pop("blas_core", "auto"), values.pop("threads", None))
+        threads = None if command == "sweep" else values.pop("threads", None)  # its runs' are their own
+        if threads is None and command == "train":
+            threads = _threads_of_a_rank(values["same_bytes"])
+        setup = blas.prepare(values.pop("blas_core", "auto"), threads)
         if command in _SHOW_BLAS:
             values["blas"] = setup
         return int(_COMMANDS[command](values))
@@ -125,7 +130,54 @@ def _complain(command: str, problem: object, status: int) -> int:
     return status
 
 
+def _threads_of_a_rank(same_bytes: bool) -> int | None:
+    """The cores are divided among the ranks of this machine; with BLAS the number of threads has a say in the bytes."""
+    if same_bytes:
+        return 1
+    here = launched_here()
+    return None if here == 1 else max(1, blas.available_cores() // here)
+
+
 def _train(values: dict[str, Any]) -> int:
+    """On one rank of several: the first one leads, and what the others do is a part of its run."""
+    compute = Compute(
+        values["backend_name"], values["precision"], values["kernels"], values["blas"], ranks_of_this_run(),
+        values["same_bytes"],
+    )  # fmt: skip
+    if compute.ranks.rank:
+        return _follow(compute)
+    if compute.ranks.size == 1:
+        return _lead(values, compute)
+    try:
+        return _lead(values, compute)
+    except BaseException as error:
+        if compute.ranks.together:  # told here: the others are ended in a moment, and this rank with them
+            _complain("train", error, EXIT_FAILURE)
+        raise
+    finally:
+        from npgan.engines.mpi import let_go
+
+        let_go(compute.ranks)
+
+
+def _follow(compute: Compute) -> int:
+    from npgan.engines import follow
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):  # the first rank saves, and lets go
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    import numpy as np
+
+    try:
+        with np.errstate(all="ignore"):  # the first rank tells of what is not finite
+            follow(compute)
+    except Exception as error:
+        _complain("train", f"rank {compute.ranks.rank}: {error or type(error).__name__}", EXIT_FAILURE)
+        compute.ranks.abort(EXIT_FAILURE)
+    return EXIT_OK
+
+
+def _lead(values: dict[str, Any], compute: Compute) -> int:
     from npgan.runs.folder import Keeping
     from npgan.runs.train import DataChoice, FolderChoice, Request, train
 
@@ -134,12 +186,22 @@ def _train(values: dict[str, Any]) -> int:
         config=PRESETS.get(values["preset"], {}) | {name: values[name] for name in names if name in values},
         data=DataChoice(values["dataset"], values["data_dir"]),
         folder=FolderChoice(values["out"], values["resume"], values["overwrite"]),
-        compute=Compute(values["backend_name"], values["precision"], values["kernels"], values["blas"]),
+        compute=compute,
         keeping=Keeping(values["checkpoint_every"], values["keep"]),
         quiet=values["quiet"],
         colormap=values["colormap"],
     )
     return train(request, _observe)
+
+
+def _sweep(values: dict[str, Any]) -> int:
+    from npgan.runs.folder import Keeping
+    from npgan.sweep.command import Options, sweep
+
+    given = {name: values.pop(name) for name in (*(each.name for each in _config_fields()), "preset") if name in values}
+    keeping = Keeping(values.pop("checkpoint_every"), values.pop("keep"))
+    with unfailing_output():  # the results are files
+        return sweep(Options(given=given, keeping=keeping, **values))
 
 
 def _observe(run: RunFolder, *others: Any) -> Observer:
@@ -212,6 +274,7 @@ def _puzzle(values: dict[str, Any]) -> int:
 
 _COMMANDS = {
     "train": _train,
+    "sweep": _sweep,
     "sample": _sample,
     "gradcheck": _gradcheck,
     "evaluate": _evaluate,
@@ -232,6 +295,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser.add_argument("--version", action="version", version=f"npgan {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_train(commands)
+    _add_sweep(commands)
     _add_sample(commands)
     _add_evaluate(commands)
     _add_gradcheck(commands)
@@ -261,30 +325,19 @@ def _add_train(commands: Any) -> None:
     )  # fmt: skip
     where = parser.add_argument_group("where it runs and where its files are")
     _add_backend(where, "auto takes a working GPU, else NumPy, and says why (default: %(default)s)")
-    where.add_argument(
-        "--dataset", choices=("auto", "mnist", "digits"), default="auto",
-        help="auto is MNIST from disk, else downloaded, else the embedded digits (default: %(default)s)",
-    )  # fmt: skip
-    where.add_argument("--data-dir", type=_path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
+    _add_data(where)
     where.add_argument("--out", type=_path, metavar="DIR", help="run folder (default: runs/<dataset>-<date>-<time>)")
     where.add_argument("--overwrite", action="store_true", help="replace the run that --out holds already")
     where.add_argument(
         "--resume", nargs="?", type=_path, const=True, default=False, metavar="RUN",
         help="resume RUN, or the run in runs/ that trained last",
     )  # fmt: skip
-    where.add_argument(
-        "--checkpoint-every", type=int, metavar="EPOCHS",
-        help="besides milestones and the end (default: at the first epoch's end after a minute)",
-    )  # fmt: skip
-    where.add_argument(
-        "--keep", type=int, metavar="INT",
-        help="how many of the last checkpoints stay, 35 MB each, besides milestones: one every 100 epochs, or every "
-        "--output-period, at most 20 (default: 3)",
-    )  # fmt: skip
+    _add_keeping(where)
     where.add_argument("--precision", choices=("fp32", "tf32"), help="of matmuls on a GPU (default: fp32)")
+    _add_kernels(where)
     where.add_argument(
-        "--kernels", choices=KERNELS, default="auto",
-        help="reference is the textbook as it stands, fused needs numba; auto takes fused where it can (default: %(default)s)",
+        "--same-bytes", action="store_true",
+        help="of a run on several workers (mpiexec -n INT npgan train …): whatever their number, up to 8",
     )  # fmt: skip
     _add_blas(where)
     where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
@@ -293,7 +346,75 @@ def _add_train(commands: Any) -> None:
     what.add_argument(
         "--preset", choices=tuple(PRESETS), help=f"the flags of a recipe: {'; '.join(map(preset_flags, PRESETS))}"
     )
-    for each in _config_fields():
+    _add_hyperparameters(what)
+
+
+def _add_sweep(commands: Any) -> None:
+    parser = _add_command(
+        commands, "sweep", "train many settings with many seeds",
+        "Train every setting with every seed, on this machine's cores or on the workers of a Dask scheduler, and report how "
+        "many live (pip install 'npgan[sweep]'). The same command again does what is missing.",
+        "npgan sweep --seeds 0-9 --set loss=bce,bce-logits --set beta1=0.9,0.5 --epochs 20",
+        "npgan sweep plan.toml --scheduler tcp://host:8786",
+    )  # fmt: skip
+    grid = parser.add_argument_group("what is run: every setting with every seed")
+    grid.add_argument(
+        "file", type=_path, nargs="?", metavar="FILE", help="a plan in TOML; flags go before what it says"
+    )
+    grid.add_argument("--seeds", metavar="LIST", help="such as 0-9,12")
+    grid.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="FIELD=VALUE,...",
+        help="a flag of train, without its dashes, and the values to try; several times for a grid",
+    )  # fmt: skip
+    where = parser.add_argument_group("where it runs and where its files are")
+    where.add_argument("--out", type=_path, metavar="DIR", help="folder of all runs (default: runs/FILE or runs/sweep)")
+    where.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of Dask, such as tcp://host:8786 (default: this machine)"
+    )
+    where.add_argument("--workers", type=int, metavar="INT", help="on this machine (default: one a core)")
+    where.add_argument(
+        "--threads", type=int, metavar="INT",
+        help="of a run (default: the cores divided among the workers; with --scheduler 1)",
+    )  # fmt: skip
+    _add_data(where)
+    _add_keeping(where)
+    _add_backend(where, "of the runs (default: %(default)s)", dest="backend")
+    _add_kernels(where)
+    where.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    what = parser.add_argument_group("what every run has (the defaults are the Flux tutorial's)")
+    what.add_argument("--preset", choices=tuple(PRESETS), default=argparse.SUPPRESS, help="the flags of a recipe")
+    _add_hyperparameters(what, but=("seed",))
+
+
+def _add_data(group: Any) -> None:
+    group.add_argument(
+        "--dataset", choices=("auto", "mnist", "digits"), default="auto",
+        help="auto is MNIST from disk, else downloaded, else the embedded digits (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument("--data-dir", type=_path, metavar="DIR", help="folder with the MNIST IDX files, gzipped or not")
+
+
+def _add_keeping(group: Any) -> None:
+    group.add_argument(
+        "--checkpoint-every", type=int, metavar="EPOCHS",
+        help="besides milestones and the end (default: at the first epoch's end after a minute)",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep", type=int, metavar="INT",
+        help="how many of the last checkpoints stay, 35 MB each, besides milestones: one every 100 epochs, or every "
+        "--output-period, at most 20 (default: 3)",
+    )  # fmt: skip
+
+
+def _add_kernels(group: Any) -> None:
+    group.add_argument(
+        "--kernels", choices=KERNELS, default="auto",
+        help="reference is the textbook as it stands, fused needs numba; auto takes fused where it can (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _add_hyperparameters(group: Any, but: Collection[str] = ()) -> None:
+    for each in (each for each in _config_fields() if each.name not in but):
         flag = each.metadata["flag"]
         more = (
             {"action": "store_true"}
@@ -302,7 +423,7 @@ def _add_train(commands: Any) -> None:
         )
         if flag.choices:
             more = {"choices": flag.choices}
-        what.add_argument(
+        group.add_argument(
             flag_name(each.name), default=argparse.SUPPRESS, help=f"{flag.help} (default: {_default(each)})", **more
         )
 
@@ -330,8 +451,8 @@ def preset_flags(name: str) -> str:
     return f"{name} is {' '.join(f'{flag_name(each)} {value}' for each, value in PRESETS[name].items())}"
 
 
-def _add_backend(group: Any, text: str) -> None:
-    group.add_argument("--backend", dest="backend_name", choices=("auto", "numpy", "cupy"), default="auto", help=text)
+def _add_backend(group: Any, text: str, dest: str = "backend_name") -> None:
+    group.add_argument("--backend", dest=dest, choices=("auto", "numpy", "cupy"), default="auto", help=text)
 
 
 def _add_blas(group: Any) -> None:

@@ -1,4 +1,4 @@
-"""The long reliability tests, about half an hour: 240 kills, 20,000 mutated files, 300 epochs, every case of tests/runs/."""
+"""The long reliability tests, over half an hour: 240 kills, a sweep under a killer, 20,000 mutated files, 300 epochs."""
 
 import argparse
 import subprocess
@@ -16,5 +16,7 @@ for command in (
     [FOLDER / "kills.py", "--kills", "40", "--overwrite"],
     [FOLDER / "mutations.py", "--count", "10000"],
     [FOLDER / "endurance.py"],
+    [FOLDER.parent / "sweep" / "sweep_kills.py"],
+    [FOLDER.parent / "sweep" / "sweep_kills.py", "--by-hand"],
 ):
     subprocess.run([sys.executable, *command], check=True, cwd=FOLDER.parent.parent)

@@ -389,9 +389,9 @@ def test_bad_flags(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", "train, sample, evaluate, gradcheck, inspect, bench"),
+        ("", "train, sweep, sample, evaluate, gradcheck, inspect, bench"),
         ("trian", "did you mean train?"),
-        ("frobnicate", "there are train, sample,"),
+        ("frobnicate", "there are train, sweep, sample,"),
         ("--versoin", "did you mean --version?"),
         ("--epochs 3 train", "npgan train --epochs"),
         ("train --epcohs 3", "npgan train: error: there is no flag --epcohs: did you mean --epochs?"),

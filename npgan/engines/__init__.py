@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npgan.engines.cpu.blas import Blas
+from npgan.engines.ranks import Ranks
 from npgan.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from npgan.engines.base import Engine
     from npgan.engines.cpu.gemm import Gemm
     from npgan.engines.cpu.plain import PlainGemm
+    from npgan.engines.schedule import Kernels
     from npgan.gan import TrainState
 
 KERNELS = ("auto", "reference", "fused")
+SAME_BYTES = "eight shards"  # what a checkpoint says of --same-bytes
 
 Report = Callable[[str], None]  # receives one line for the user
 Start = Callable[["TrainState", "Array", "TrainConfig"], "Engine"]
@@ -45,6 +48,14 @@ class Compute:
     precision: str | None = None  # fp32 or tf32; None: fp32
     kernels: str = "auto"  # one of KERNELS
     blas: Blas = field(default_factory=Blas)
+    ranks: Ranks = field(default_factory=Ranks)
+    same_bytes: bool = False  # whatever the number of ranks
+
+    @property
+    def workers(self) -> str:
+        """What of several workers decides the bytes, "one" without any."""
+        ranks = "one" if self.ranks.size == 1 else f"{self.ranks.size} ranks"
+        return SAME_BYTES if self.same_bytes else ranks
 
     def as_before(self, runtime: dict[str, Any]) -> Compute:
         """What the flags leave open is taken from the ``runtime`` of a checkpoint, where that can be had."""
@@ -52,7 +63,8 @@ class Compute:
         kernels = "reference" if self.kernels == "auto" and runtime.get("kernels") == "reference" else self.kernels
         same = runtime.get("backend") == backend or backend == "auto"
         precision = self.precision or (runtime.get("precision") if same else None)
-        return replace(self, backend=backend, precision=precision, kernels=kernels)
+        same_bytes = self.same_bytes or runtime.get("workers") == SAME_BYTES
+        return replace(self, backend=backend, precision=precision, kernels=kernels, same_bytes=same_bytes)
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,8 @@ def choose(compute: Compute, backend: Backend, report: Report = lambda line: Non
     """
     if compute.kernels not in KERNELS:
         raise InputError(f"--kernels must be one of {', '.join(KERNELS)}, got {compute.kernels!r}")
+    if compute.workers != "one":
+        return _shared(compute, backend, report)
     if compute.kernels == "reference":
         return _textbook(compute, backend, "asked for by --kernels reference")
     try:
@@ -82,6 +96,57 @@ def choose(compute: Compute, backend: Backend, report: Report = lambda line: Non
         if compute.kernels == "fused":
             raise InputError(f"--kernels fused: {problem}") from None
         return _textbook(compute, backend, str(problem))
+
+
+def _shared(compute: Compute, backend: Backend, report: Report) -> Choice:
+    """The engine that shares a run out to several workers, on the table that ``choose`` would take alone."""
+    if backend.name != "numpy":
+        raise InputError("one run on several workers is not there yet on a GPU: take --backend numpy")
+    alone = choose(replace(compute, ranks=Ranks(), same_bytes=False), backend, report)
+    kernels, why = _kernels_of(alone), alone.reason
+    if not kernels.draws_from_any_row:
+        lacking = "on several workers not yet: their dropout draws whole batches only"
+        if compute.kernels == "fused":
+            raise InputError(f"--kernels fused: {lacking}")
+        alone = _textbook(compute, backend, "")
+        kernels, why = _kernels_of(alone), f"the fused kernels {lacking}"
+
+    def start(state: TrainState, images: Array, config: TrainConfig) -> Engine:
+        from npgan.engines.mpi import lead
+
+        return lead(compute.ranks, kernels, alone.name, compute.same_bytes, state, images, config)
+
+    count = f"{compute.ranks.size} rank{'s' if compute.ranks.size > 1 else ''}"
+    order = ", the same bytes on 1 to 8" if compute.same_bytes else ""
+    return replace(alone, reason=f"{count}{order}; {why}", start=start)
+
+
+def _kernels_of(choice: Choice) -> Kernels:
+    """The table of kernels that a chosen engine runs on a CPU, for the schedule: the textbook's are those of ``reference``."""
+    import numpy as np
+
+    from npgan.backend import select
+    from npgan.engines.base import FusedEngine
+    from npgan.engines.reference import ReferenceKernels
+    from npgan.gan import DEFAULTS, new_state
+
+    if choice.name == "reference":
+        return ReferenceKernels(np.float32)
+    engine = choice.start(new_state(DEFAULTS, select("numpy")), np.zeros((1, 784), np.uint8), DEFAULTS)
+    assert isinstance(engine, FusedEngine)
+    return engine.kernels
+
+
+def follow(compute: Compute) -> None:
+    """What all ranks but the first do, until that lets them go. Raises InputError where they cannot take its kernels."""
+    from npgan.engines.mpi import follow as follow_rank_0
+
+    def kernels_of(name: str) -> Kernels:
+        from npgan.backend import select
+
+        return _kernels_of(choose(replace(compute, ranks=Ranks(), same_bytes=False, kernels=name), select("numpy")))
+
+    follow_rank_0(compute.ranks, kernels_of)
 
 
 def _textbook(compute: Compute, backend: Backend, why: str) -> Choice:

@@ -20,6 +20,8 @@ from npgan.nn.losses import BinaryCrossEntropy, Loss
 class ReferenceKernels(InOrder):
     """``schedule.Kernels`` by ``ops``."""
 
+    draws_from_any_row = True
+
     def __init__(self, dtype: Any = np.float64, xp: ModuleType = np) -> None:
         self.dtype, self.xp = dtype, xp
 
@@ -43,7 +45,8 @@ class ReferenceKernels(InOrder):
     def forward_dropout(self, x: Array, layer: Dense, slope: float, draw: Draw, y: Array, dydz: Array) -> None:
         z = ops.dense_forward(x, layer.weight, layer.bias)
         where = draw.seed, philox.Stream.DROPOUT, int(draw.step[0]), draw.site
-        bits = philox.random_halfwords(*where, z.size, array_module(z)).reshape(z.shape)
+        before = draw.first * layer.out_features
+        bits = philox.random_halfwords(*where, before + z.size, array_module(z))[before:].reshape(z.shape)
         mask = (bits >= draw.dropout.threshold) * z.dtype.type(draw.dropout.scale)
         y[...] = ops.dropout_forward(ops.leaky_relu_forward(z, slope), mask)
         dydz[...] = ops.leaky_relu_backward(mask, z, slope)

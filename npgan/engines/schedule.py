@@ -42,6 +42,7 @@ class Draw(NamedTuple):
     site: int
     seed: int
     step: Array  # (1,) uint32
+    first: int = 0  # the mask begins at this row of the pass: in a worker's share of a batch (``engines.mpi``)
 
 
 class Parameters(NamedTuple):
@@ -95,6 +96,7 @@ class Kernels(Protocol):
     """A table of fused kernels. Arrays for results come last and are written whole; what is read is left as it is."""
 
     asynchronous: bool  # calls return before the work is done, which is waited for by what ``fetch`` returns
+    draws_from_any_row: bool  # whether ``forward_dropout`` minds ``Draw.first``; if not, no batch can be shared out
 
     def empty(self, rows: int, width: int) -> Array:
         """A new array (rows, width) for activations, in the memory order that the kernels like."""
@@ -176,6 +178,7 @@ class InOrder:
     """What a table without streams says of them: everything is done in the order of the calls."""
 
     asynchronous = False
+    draws_from_any_row = False
 
     def stream(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -211,15 +214,17 @@ class FusedStep:
         resident: Resident,
         rows: int,
         twin: FusedStep | None = None,
+        fakes: int | None = None,
     ) -> None:
         """``twin``: a step that takes turns with this one, so that what goes in and comes out may be made beside the other.
 
-        Only that is in arrays of its own: noise, images, outputs, sums, constants. Between there are the twin's.
+        Only that is in arrays of its own: noise, images, outputs, sums, constants. Between there are the twin's. ``fakes``: of
+        the G step, where it is only a share of a batch.
         """
         self.kernels, self.config, self.resident, self.rows = kernels, config, resident, rows
         self._state = state
         self.loss, pairs = loss_of(config), config.loss == "relativistic"
-        self.batch = rows if pairs else config.batch_size
+        self.batch = fakes or (rows if pairs else config.batch_size)
         self.optimizers = state.optimizer_d, state.optimizer_g
         self.g, self.d = _dense(state.generator), _dense(state.discriminator)
         self._dropout = [layer for layer in state.discriminator.layers if isinstance(layer, Dropout) and layer.rate]
@@ -248,7 +253,7 @@ class FusedStep:
 
     def launch(self) -> None:
         """One iteration, in the order of ``gan.train_step``."""
-        self.kernels.inputs(self, *self.inputs())
+        self._inputs()
         self.body()
         self.kernels.finish(self)
 
@@ -258,23 +263,30 @@ class FusedStep:
 
     def body(self, keep_gradients: bool = True) -> None:
         """All between inputs and metrics. Gradients that nobody will look at need not be kept."""
-        k, rows, slope = self.kernels, self.rows, self.config.leaky_slope
         parameters_d, parameters_g = self.parameters_d, self.parameters_g
         if not keep_gradients:
             parameters_d, parameters_g = _unkept(parameters_d), _unkept(parameters_g)
+        self.make_images()
+        self.step_d(parameters_d)
+        self.step_g(parameters_g)
 
-        # The images of this step. D's update does not touch G, so both noise batches go through G as one.
+    def make_images(self) -> None:
+        """The images of this step. D's update does not touch G, so both noise batches go through G as one."""
+        k, slope = self.kernels, self.config.leaky_slope
         x = self.latent
         for layer, y in zip(self.g[:-1], self.g_y[:-1], strict=True):
             k.forward_leaky_relu(x, layer, slope, y)
             x = y
         k.forward_tanh(x, self.g[-1], self.g_y[-1])
 
-        # D step: tell real from fake.
+    def step_d(self, parameters_d: list[Parameters]) -> None:
+        """Tell real from fake."""
         self._forward_d(self.pass_d)
         self._backward_d(self.pass_d, parameters_d)
 
-        # G step: make the updated D say "real". The gradient goes through D and tanh down to G's last z.
+    def step_g(self, parameters_g: list[Parameters]) -> None:
+        """Make the updated D say "real". The gradient goes through D and tanh down to G's last z."""
+        k, rows, slope = self.kernels, self.rows, self.config.leaky_slope
         if self.config.loss == "relativistic":  # in pairs with the real images
             k.copy(self.images[2 * rows :], self.images[rows : 2 * rows])
         self._forward_d(self.pass_g)
@@ -312,7 +324,8 @@ class FusedStep:
         k, slope, x = self.kernels, self.config.leaky_slope, p.x
         for index, (layer, y) in enumerate(zip(self.d[:-1], p.y, strict=True)):
             if p.draws:
-                k.forward_dropout(x, layer, slope, p.draws[index], y, p.dydz[index])
+                for part, draw in self._draws(p.draws[index]):
+                    k.forward_dropout(x[part], layer, slope, draw, y[part], p.dydz[index][part])
             else:
                 k.forward_leaky_relu(x, layer, slope, y)
             x = y
@@ -348,14 +361,26 @@ class FusedStep:
             elif layer is not self.d[-1]:
                 k.tangent_leaky_relu(u, layer, p.y[index], self.config.leaky_slope, penalty.u[index + 1])
             k.combine(c, p.y[index - 1] if index else p.x, u)
-            k.update(u, p.start if layer is self.d[-1] else p.dz[index], parameters[index], self.resident.step, c)
+            self._learn(u, p.start if layer is self.d[-1] else p.dz[index], parameters[index], c)
 
     def _update(self, index: int, x: Array, dz: Array, parameters: list[Parameters]) -> None:
         """After the matmul that reads the layer's weight: on the side stream, but for the first layer."""
         with self.kernels.side_stream() if index else nullcontext():
-            self.kernels.update(x, dz, parameters[index], self.resident.step)
+            self._learn(x, dz, parameters[index])
         if index == 0:
             self.kernels.join()
+
+    # What an engine of several workers does in another way (``engines.mpi``):
+
+    def _inputs(self) -> None:
+        self.kernels.inputs(self, *self.inputs())
+
+    def _draws(self, draw: Draw) -> list[tuple[slice, Draw]]:
+        """The pieces of a pass whose masks lie in one piece, each with its draw."""
+        return [(slice(None), draw)]
+
+    def _learn(self, x: Array, dz: Array, parameters: Parameters, c: Array | None = None) -> None:
+        self.kernels.update(x, dz, parameters, self.resident.step, c)
 
     def _pass(self, x: Array, forward_pass: int | None, twin: Pass | None) -> Pass:
         rows = len(x)

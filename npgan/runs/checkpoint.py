@@ -32,7 +32,7 @@ FORMAT = 1
 EPOCH_TOTALS = "training.epoch_totals"
 AVERAGE = "generator.average"  # of G's parameters, where the config has an ``ema``
 _MOST_HEADER_BYTES = 1 << 16  # ours have 5,000. A header of nothing but tiny entries would ask for many times its size
-_TEXTS = {"backend", "precision", "kernels", "gemm", "products", "data_dir", "data_sha256"}  # of ``runtime``
+_TEXTS = {"backend", "precision", "kernels", "gemm", "products", "data_dir", "data_sha256", "workers"}  # of ``runtime``
 _COUNTS = ("checkpoint_every", "keep")  # likewise
 
 

@@ -53,6 +53,7 @@ from npgan.runs.pictures import save_animation, save_grid
 _METRICS = {"epoch", "step", *StepMetrics._fields, "seconds", "images_per_second"}
 _KEEPING = ("checkpoint_every", "keep")  # in the ``runtime`` of a checkpoint
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+IN_USE = "in use by"  # what is said of a folder that another process has
 _MOST_TEXT = 1 << 20  # bytes of a config.json that we are willing to read
 _MOST_MILESTONES = 20  # checkpoints of 35 MB that stay for good
 
@@ -222,7 +223,7 @@ class RunFolder:
             lock.acquire()
         except Timeout:
             remove = f" (if it is not: remove {marker})" if without else ""
-            raise InputError(f"{self.path}: in use by {self.holder() or 'another process'}{remove}") from None
+            raise InputError(f"{self.path}: {IN_USE} {self.holder() or 'another process'}{remove}") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise InputError(f"{path}: cannot be written: {error.strerror}") from None

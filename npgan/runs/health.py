@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from npgan.backend import Array, array_module
+from npgan.backend import Array, array_module, to_numpy
 from npgan.config import TrainConfig
 from npgan.engines.base import Tensor
 from npgan.gan import StepMetrics, TrainState
@@ -34,6 +34,22 @@ class TrainingDiverged(RuntimeError):
 def first_non_finite(tensors: Iterable[Tensor]) -> tuple[str, str] | None:
     """Net and name of the first tensor that is not finite, None where all are."""
     return next(((net, name) for net, name, array in tensors if not _finite(array)), None)
+
+
+def first_dead(tensors: Iterable[Tensor]) -> tuple[str, str] | None:
+    """Net and name of the first gradient that has died on the G step's way from its loss to the noise, None where none has.
+
+    ``tensors``: of ``ReferenceEngine``. A gradient in activations (N, I) counts by the root mean square over its rows of
+    N·‖∂L/∂x_n‖: L is a mean, so that is the size of a row's own gradient, 1 in D's logit where D is sure and wrong.
+    """
+    for net, name, array in tensors:
+        gradient = name.startswith("gradient of the input") and (net == "generator" or name.endswith(" (G step)"))
+        of_g = net == "generator" and name.startswith("gradient of ")
+        if gradient or of_g:
+            size = float(np.linalg.norm(np.asarray(to_numpy(array), dtype=np.float64)))
+            if size * (len(array) ** 0.5 if gradient else 1.0) < DEAD:
+                return net, name
+    return None
 
 
 def diagnosis(

@@ -10,12 +10,17 @@ from npgan.errors import InputError
 from npgan.runs.checkpoint import Checkpoint
 from npgan.runs.folder import RunFolder
 
-_MAY_CHANGE_BYTES = ("backend", "precision", "kernels", "gemm")  # of a checkpoint's ``runtime``
+_MAY_CHANGE_BYTES = ("backend", "precision", "kernels", "gemm", "workers")  # of a checkpoint's ``runtime``
 
 
 def what_changed(before: dict[str, Any], runtime: dict[str, Any]) -> str | None:
     """A warning when the run is resumed in another way than the one that its checkpoint records."""
-    before = {"gemm": before.get("products"), **before}  # as older versions named it
+    before = {
+        "gemm": before.get("products"),
+        "workers": "one",
+        **before,
+    }  # as older versions named it, or where it is so
+    runtime = {"workers": "one", **runtime}
     changed = [
         f"{name} {runtime[name]} after {before[name]}"
         for name in _MAY_CHANGE_BYTES

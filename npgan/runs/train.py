@@ -316,6 +316,7 @@ def _runtime(
         "gemm": choice.sums,
         "data_dir": str(data_dir.resolve()) if data_dir else None,
         "data_sha256": fingerprint(data),
+        **({} if compute.workers == "one" else {"workers": compute.workers}),
         **keeping.to_runtime(),
     }
 

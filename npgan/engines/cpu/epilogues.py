@@ -21,10 +21,12 @@ GROUP = 8  # rows of one Philox block
 
 # Adam's β₁, 1 − β₁, β₂, 1 − β₂, ε, η/(1 − β₁ᵗ), 1/(1 − β₂ᵗ), and the share by which an average follows
 Settings = tuple[float, float, float, float, float, float, float, float]
-Mask = tuple[float, int, tuple[int, int, int, int, int]]  # dropout's scale and threshold, Philox's counter and key
+Mask = tuple[
+    float, int, tuple[int, int, int, int, int, int]
+]  # dropout's scale and threshold; Philox's counter and key, rows before
 
 NONE, NO_ROWS = np.empty(0, np.float32), np.empty((0, 0), np.float32)
-NO_MASK: Mask = (0.0, 0, (0, 0, 0, 0, 0))
+NO_MASK: Mask = (0.0, 0, (0, 0, 0, 0, 0, 0))
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -62,14 +64,15 @@ def activation(kind, z, first, last, bias, slope, dydz, scale, threshold, counte
 
 
 @inlined
-def _dropout(z, first, last, bias, slope, dydz, scale, threshold, stream, step, site, k0, k1):  # type: ignore[no-untyped-def]
-    """Leaky ReLU, then dropout."""
+def _dropout(z, first, last, bias, slope, dydz, scale, threshold, stream, step, site, k0, k1, before):  # type: ignore[no-untyped-def]
+    """Leaky ReLU, then dropout. ``before``: rows of the batch before these, whose part of the draw is skipped."""
     groups = z.shape[0] // GROUP
+    skipped = before * np.uint64(groups)
     bits = np.empty((GROUP, z.shape[1]), np.uint16)
     b0, b1, b2, b3, b4, b5, b6, b7 = bits[0], bits[1], bits[2], bits[3], bits[4], bits[5], bits[6], bits[7]
     for group in range(first // GROUP, last // GROUP):
         for n in range(b0.size):
-            w0, w1, w2, w3 = philox(np.uint64(n * groups + group), step, site, stream, k0, k1)
+            w0, w1, w2, w3 = philox(skipped + np.uint64(n * groups + group), step, site, stream, k0, k1)
             b0[n], b1[n] = w0 & np.uint64(0xFFFF), w0 >> np.uint64(16)
             b2[n], b3[n] = w1 & np.uint64(0xFFFF), w1 >> np.uint64(16)
             b4[n], b5[n] = w2 & np.uint64(0xFFFF), w2 >> np.uint64(16)

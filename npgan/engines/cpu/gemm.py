@@ -147,7 +147,7 @@ def _product(piece, a, b, bk, bt, c, step, packed):  # type: ignore[no-untyped-d
 _FACTORS = "float32[:, :], float32[:, :], int64, int64, float32[:, :], int64, float32[:, ::1]"
 
 
-@shared(f"void({_FACTORS}, int64, float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 5))")
+@shared(f"void({_FACTORS}, int64, float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 6))")
 def _forward(piece, thread, a, b, bk, bt, c, step, scratch, kind, bias, slope, dydz, scale, threshold, counter):  # type: ignore[no-untyped-def]
     rows = _product(piece, a, b, bk, bt, c, step, scratch[thread])
     activation(kind, c, *rows, bias, slope, dydz, scale, threshold, counter)

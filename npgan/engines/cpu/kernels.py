@@ -57,6 +57,8 @@ class Gemm(Protocol):
 class CpuKernels(InOrder):
     """``schedule.Kernels`` by compiled loops. Arrays (N, O) of more than one column are in Fortran order."""
 
+    draws_from_any_row = True
+
     def __init__(self, gemm: Gemm) -> None:
         self.gemm, self.pool = gemm, gemm.pool
 
@@ -92,7 +94,7 @@ class CpuKernels(InOrder):
         if layer.out_features % 8:
             raise ValueError(f"the width must be a multiple of 8, got {layer.out_features}")
         words = counter(Stream.DROPOUT, int(draw.step[0]), draw.site, draw.seed)
-        mask = draw.dropout.scale, draw.dropout.threshold, words
+        mask = draw.dropout.scale, draw.dropout.threshold, (*words, draw.first)
         self.gemm.activation(x, layer, y, DROPOUT, slope, dydz, mask)
 
     def forward_tanh(self, x: np.ndarray, layer: Dense, y: np.ndarray) -> None:

@@ -66,7 +66,7 @@ class PlainGemm:
         return -(-(layer.in_features + 1) * layer.out_features // _ADAM_PIECE)
 
 
-@shared("void(int64, float32[:, :], float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 5))")
+@shared("void(int64, float32[:, :], float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 6))")
 def _activation(piece, thread, kind, z, bias, slope, dydz, scale, threshold, counter):  # type: ignore[no-untyped-def]
     activation(kind, z, 0, z.shape[0], bias, slope, dydz, scale, threshold, counter)
 

@@ -145,7 +145,8 @@ def test_without_x86_nothing_of_it_is_imported_and_training_is_the_same() -> Non
         from npgan.config import TrainConfig
         from npgan.engines import Compute, choose
         from npgan.gan import new_state
-        config, images = TrainConfig(dataset="digits", batch_size=8), np.random.default_rng(0).integers(0, 256, (16, 784), np.uint8)
+        config = TrainConfig(dataset="digits", batch_size=8)
+        images = np.random.default_rng(0).integers(0, 256, (16, 784), np.uint8)
         found = []
         for kernels in ("fused", "reference"):
             state = new_state(config, select("numpy"))

@@ -50,7 +50,7 @@ def test_activations(kind: int, rows: int, inputs: int, outputs: int) -> None:
     results = []
     for gemm in _GEMMS:
         y, dydz = _columns(rng, rows, outputs), _columns(rng, rows, outputs)
-        gemm.activation(x, layer, y, kind, 0.2, dydz, (1.25, 13107, (1, 2, 3, 4, 5)))
+        gemm.activation(x, layer, y, kind, 0.2, dydz, (1.25, 13107, (1, 2, 3, 4, 5, 6)))
         results.append((y, dydz))
     np.testing.assert_allclose(results[0][0], results[1][0], **_CLOSE)
     if kind == DROPOUT:
