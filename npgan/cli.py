@@ -591,6 +591,9 @@ def _add_bench(commands: Any) -> None:
         "--precisions", type=_names, default=argparse.SUPPRESS, metavar="NAME,...",
         help="of matmuls on a GPU, one table for each (default: fp32,tf32)",
     )  # fmt: skip
+    parser.add_argument(
+        "--busy", type=int, default=0, metavar="N", help="beside N processes that compute all the time (default: 0)"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="turns of every candidate (default: %(default)s)")
     parser.add_argument(
         "--calls", type=int, help="calls of it in a turn (default: 10; on a GPU 3, most of an epoch each)"

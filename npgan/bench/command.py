@@ -11,7 +11,7 @@ from typing import Any
 from npgan.backend import select
 from npgan.bench.gpu import COPY, PEAK, SIDE, add_shares, copy_rate
 from npgan.bench.gpu_profile import show_gpu_profile
-from npgan.bench.measure import Rows, Worker, check_names, measure, or_dash, show_missing, show_table
+from npgan.bench.measure import Rows, Worker, busy_machine, check_names, measure, or_dash, show_missing, show_table
 from npgan.bench.profile import show_profile
 from npgan.console import say
 from npgan.engines.cpu.blas import Blas
@@ -61,6 +61,7 @@ class Options:
     batch_sizes: Sequence[int] = (128,)  # a table for each
     backend: str = "numpy"  # or cupy
     precisions: Sequence[str] = ()  # of matmuls on a GPU, a table for each; all of PRECISIONS if empty
+    busy: int = 0  # processes that compute beside the candidates
     rounds: int = 15  # turns of every candidate
     calls: int | None = None  # of it in a turn; None: 10, and 3 on a GPU
     only: Sequence[str] = ()  # keys of NAMES; all if empty
@@ -71,6 +72,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.rounds < 1 or (self.calls is not None and self.calls < 1) or min(self.batch_sizes) < 1:
             raise InputError("--rounds, --calls and --batch-sizes must be at least 1")
+        if self.busy < 0:
+            raise InputError("--busy must be at least 0")
         if self.precisions and self.backend != "cupy":
             raise InputError("--precisions needs a GPU: use --backend cupy")
         if self.json_path is not None and is_of_a_run(self.json_path):
@@ -98,7 +101,7 @@ def bench(options: Options, blas: Blas) -> int:
             show_profile(options.batch_sizes[0], blas)
         return 0
     report: dict[str, Any] = {"machine": select(options.backend).device}
-    report["rounds"], report["calls"] = options.turns
+    report["rounds"], report["calls"], report["busy"] = *options.turns, options.busy
     if options.backend == "cupy":
         say(report["machine"])
         report["precisions"] = {
@@ -121,9 +124,11 @@ def bench(options: Options, blas: Blas) -> int:
 def _cpu(options: Options, batch: int, threads: int) -> Rows:
     rounds, calls = options.turns
     say("")
-    say(f"batch {batch}, milliseconds per iteration (a D step and a G step), {rounds} turns of {calls}")
+    beside = f", beside {options.busy} busy processes" if options.busy else ""
+    say(f"batch {batch}, milliseconds per iteration (a D step and a G step), {rounds} turns of {calls}{beside}")
     workers = (Worker(name, batch, threads) for name in (*(options.only or NAMES["numpy"]), _CPU_PEAK))
-    rows = measure(workers, rounds, calls, BASE, _CPU_PEAK, options.patience, _PAUSE)
+    with busy_machine(options.busy):
+        rows = measure(workers, rounds, calls, BASE, _CPU_PEAK, options.patience, _PAUSE)
     show_cpu(rows)
     return rows
 

@@ -10,8 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.table import Table
@@ -71,6 +71,18 @@ def measure(
             row["of_peak"] = row["gflops"] / rows[peak]["gflops"] if "ms" in rows.get(peak, {}) else None
             row["ratio"] = row["median_ms"] / rows[base]["median_ms"] if "ms" in rows.get(base, {}) else None
     return rows
+
+
+@contextmanager
+def busy_machine(count: int) -> Iterator[None]:
+    """So many processes compute all the time meanwhile."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 class Worker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 from npgan.bench import base, command, measure, worker
 from npgan.cli import main
 from npgan.config import PRESETS, TrainConfig
+from npgan.errors import InputError
 
 
 def test_an_iteration_is_4_09_gflop() -> None:
@@ -157,3 +159,15 @@ def test_a_candidate_that_dies_or_hangs_is_missing(monkeypatch: pytest.MonkeyPat
         echo '{"flops": 8}'; read turn; echo '{"ms": [2]}'; read end; echo '{"peak_mb": 1}'"""
     assert missing(script, 0.5, ("second",)) == ["no answer in 0 s"]
     assert missing(script, 0.5, ("first", "second")) == ["", ""]
+
+
+def test_busy_processes_run_meanwhile_and_end() -> None:
+    place = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    if not place.exists():
+        pytest.skip("the system does not tell of child processes")
+    before = set(place.read_text(encoding="ascii").split())
+    with measure.busy_machine(2):
+        assert len(set(place.read_text(encoding="ascii").split()) - before) == 2
+    assert set(place.read_text(encoding="ascii").split()) <= before
+    with pytest.raises(InputError, match="--busy must be at least 0"):
+        command.Options(busy=-1)
