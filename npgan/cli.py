@@ -459,7 +459,7 @@ def _add_blas(group: Any) -> None:
     group.add_argument("--threads", type=int, metavar="INT", help="on a CPU (default: the cores the process may use)")
     group.add_argument(
         "--blas-core", default="auto", metavar="CORE",
-        help="auto: npgan's own GEMM where the processor has AVX-512, else BLAS; default: BLAS as it is; "
+        help="auto: npgan's own GEMM on x86 with AVX2 or AVX-512, else BLAS; default: BLAS as it is; "
         "or BLAS with one of OpenBLAS's cores (default: %(default)s)",
     )  # fmt: skip
 
