@@ -354,13 +354,13 @@ def _train_loop(job: _Job, stopped_by: Callable[[], int], observer: Observer | N
     together, ahead = 1, 0  # iterations in a call of the engine, and those that the last call has started besides
     while state.step < config.epochs * per_epoch:
         call_start = time.perf_counter()
-        count = ahead or min(together, per_epoch - state.step % per_epoch)
-        epoch, rest = divmod(state.step + count, per_epoch)
+        wanted = ahead or min(together, per_epoch - state.step % per_epoch)
+        epoch, rest = divmod(state.step + wanted, per_epoch)
         due = rest == 0 and _due(job, epoch, last_save)
         quiet = rest == 0 and not (due or _looked_at(config, epoch, observer) or stopped_by())
         # a GPU goes on while the metrics are written down
         ahead = min(together, per_epoch) if quiet and job.engine.asynchronous else 0
-        metrics = job.engine.run(count, ahead) if ahead else job.engine.run(count)
+        metrics = job.engine.run(wanted, ahead) if ahead else job.engine.run(wanted)
         speed = len(metrics) / (time.perf_counter() - call_start)
         together = max(1, min(2 * len(metrics), int(speed * SECONDS_PER_CALL)))
         for step, values in enumerate(metrics.tolist(), state.step - len(metrics) + 1):

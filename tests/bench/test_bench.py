@@ -134,8 +134,8 @@ def test_the_profile_names_every_operation(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr(profile, "ITERATIONS", 2)
     assert main(["bench", "--profile", "--batch-sizes", "8"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("matmul (") == 28
-    for name in ("adam (", "forward_dropout (16, 1024)", "inputs (8, 784)", "iteration"):
+    assert [printed.count(name) for name in ("forward_", "backward_", "update (")] == [10, 8, 8]
+    for name in ("forward_dropout (16, 784) (784, 1024)", "inputs (8, 784)", "iteration"):
         assert name in printed
 
 

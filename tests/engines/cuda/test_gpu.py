@@ -188,8 +188,8 @@ def test_update_is_gradients_and_then_adam(cupy: Backend, gpu: Gpu) -> None:
     """Not to the bit, as a compiler may fuse other multiplications and additions in another kernel."""
 
     class InHalves(CudaKernels):
-        def update(self, x: Array, dz: Array, p: Parameters, step: Array) -> None:
-            self.gradients(x, dz, p)
+        def update(self, x: Array, dz: Array, p: Parameters, step: Array, c: Array | None = None) -> None:
+            self.gradients(x, dz, p, c)
             self.adam(p, step)
 
     ends = []
