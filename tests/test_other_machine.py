@@ -77,6 +77,7 @@ def test_with_numba(tmp_path: Path) -> None:
     assert printed.count("no curves in the terminal: plotext ") <= 1  # it may want termios
 
 
+@pytest.mark.slow
 def test_every_command(bare: Machine) -> None:
     printed = _import_and_train(bare)
     assert "reference, fp32 (numba is not installed" in printed

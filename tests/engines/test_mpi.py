@@ -104,6 +104,7 @@ def test_twenty_steps_of_two_ranks_are_those_of_one_process(tmp_path: Path, monk
             assert np.array_equal(found[f"{name}/True/{key}"], array), key
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_same_bytes_on_any_number_of_ranks_also_after_a_resume_on_another(tmp_path: Path, data: Path) -> None:
     flag = "--same-bytes"  # which a checkpoint remembers

@@ -103,6 +103,7 @@ def test_arrows_are_the_gradient_that_train_step_hands_to_g(preset: str) -> None
     assert np.array_equal(learner.gradient_at(trace.samples), trace.dsamples)
 
 
+@pytest.mark.slow
 def test_the_default_settings_find_all_gaussians_and_the_tutorials_do_not() -> None:
     def most(preset: str, steps: int) -> int:
         learner, found = Learner(*read(presets()[preset])), 0

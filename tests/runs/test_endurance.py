@@ -16,6 +16,7 @@ NOBODY = 65534
 PROC = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
 
 
+@pytest.mark.slow
 @PROC
 def test_memory_open_files_and_disk_are_flat(tmp_path: Path) -> None:
     assert endure(tmp_path, epochs=15).startswith("15 epochs: memory")

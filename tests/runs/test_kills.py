@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from kills import torment, torment_overwriting
 
 
+@pytest.mark.slow
 def test_killed_runs_end_like_undisturbed_ones(tmp_path: Path) -> None:
     counts = torment(tmp_path, kills=5, kernels="reference", seed=2, longest=2.0)
     assert counts["kills"] == 5

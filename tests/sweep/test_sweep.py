@@ -39,6 +39,7 @@ def tmp_path() -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 def test_killed_workers_a_killed_sweep_and_a_ctrl_c(tmp_path: Path) -> None:
     data, out = small_data(tmp_path / "data"), tmp_path / "out"
     expected = alone(data, tmp_path / "alone", 1, EPOCHS)
@@ -75,6 +76,7 @@ def _states(run: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_workers_started_by_hand_and_a_scheduler_that_dies(tmp_path: Path) -> None:
     data, out, address = small_data(tmp_path / "data"), tmp_path / "out", f"tcp://127.0.0.1:{free_port()}"
     stranger = tmp_path / "stranger" / "npgan"

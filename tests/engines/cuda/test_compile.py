@@ -11,6 +11,7 @@ from npgan.engines.cuda.device import source
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "passes"), [(90, 3), (80, 1), (75, 0)])
 def test_every_kernel_compiles_without_spilling_registers(architecture: int, passes: int) -> None:
     """Numbers in a thread's own slow memory would be the first sign of a kernel that is too big."""

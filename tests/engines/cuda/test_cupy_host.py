@@ -51,7 +51,7 @@ from npgan.engines.cuda.kernels import CudaKernels
 from npgan.gan import TrainState, new_state
 from npgan.runs import train as run_module
 
-pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))]
 
 Array = Any
 
