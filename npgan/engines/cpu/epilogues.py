@@ -14,10 +14,12 @@ from numba.extending import intrinsic
 
 from npgan.engines.cpu.jit import inlined
 from npgan.engines.cpu.philox import philox, tanh
+from npgan.engines.cpu.pool import Pool, shared
 
 # What ``activation`` makes of z = c + bias, and ``slopes`` of c = ∂L/∂y
 NOTHING, BIAS, LEAKY_RELU, DROPOUT, TANH, TIMES = range(6)
 GROUP = 8  # rows of one Philox block
+_ROWS_OF_A_PIECE = 64
 
 # Adam's β₁, 1 − β₁, β₂, 1 − β₂, ε, η/(1 − β₁ᵗ), 1/(1 − β₂ᵗ), and the share by which an average follows
 Settings = tuple[float, float, float, float, float, float, float, float]
@@ -103,6 +105,16 @@ def slopes(kind, dz, first, last, y, slope):  # type: ignore[no-untyped-def]
         else:
             for n in range(row.size):
                 row[n] *= y_row[n]
+
+
+def slopes_alone(pool: Pool, kind: int, dz: np.ndarray, y: np.ndarray, slope: float) -> None:
+    """``slopes`` of a matmul that has no epilogue. Shapes: dz and y (O, N), by rows."""
+    _slopes(pool.control, -(-len(dz) // _ROWS_OF_A_PIECE), kind, dz, y, slope)
+
+
+@shared("void(int64, float32[:, :], float32[:, :], float32)")
+def _slopes(piece, thread, kind, dz, y, slope):  # type: ignore[no-untyped-def]
+    slopes(kind, dz, piece * _ROWS_OF_A_PIECE, min((piece + 1) * _ROWS_OF_A_PIECE, dz.shape[0]), y, slope)
 
 
 @inlined

@@ -17,7 +17,7 @@ import numpy as np
 from numba import types
 
 from npgan.data.batches import scale_pixels
-from npgan.engines.cpu.epilogues import DROPOUT, LEAKY_RELU, TANH, TIMES, Mask, Settings, row_of, slopes
+from npgan.engines.cpu.epilogues import DROPOUT, LEAKY_RELU, TANH, TIMES, Mask, Settings, row_of, slopes_alone
 from npgan.engines.cpu.jit import compiled
 from npgan.engines.cpu.philox import counter, normal
 from npgan.engines.cpu.pool import Pool, shared
@@ -129,11 +129,11 @@ class CpuKernels(InOrder):
 
     def tangent_leaky_relu(self, u: np.ndarray, layer: Dense, y: np.ndarray, slope: float, out: np.ndarray) -> None:
         self.gemm(u, layer.weight, out)
-        _slopes(self.pool.control, _pieces(out), LEAKY_RELU, out.T, y.T, slope)
+        slopes_alone(self.pool, LEAKY_RELU, out.T, y.T, slope)
 
     def tangent_dydz(self, u: np.ndarray, layer: Dense, dydz: np.ndarray, out: np.ndarray) -> None:
         self.gemm(u, layer.weight, out)
-        _slopes(self.pool.control, _pieces(out), TIMES, out.T, dydz.T, 0.0)
+        slopes_alone(self.pool, TIMES, out.T, dydz.T, 0.0)
 
     def combine(self, c: np.ndarray, x: np.ndarray, u: np.ndarray) -> None:
         _combine(self.pool.control, _pieces(u), c.T[0], x.T, u.T)
@@ -233,11 +233,6 @@ def _penalty(g, rate, value):  # type: ignore[no-untyped-def]
             scaled = rate[n] * row[n]
             value[n] += np.float32(0.5) * scaled * row[n]
             row[n] = scaled
-
-
-@shared("void(int64, float32[:, :], float32[:, :], float32)")
-def _slopes(piece, thread, kind, dz, y, slope):  # type: ignore[no-untyped-def]
-    slopes(kind, dz, piece * _ROWS_OF_A_PIECE, min((piece + 1) * _ROWS_OF_A_PIECE, dz.shape[0]), y, slope)
 
 
 @shared("void(float32[::1], float32[:, :], float32[:, :])")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from npgan.engines.cpu.blas import Blas
-from npgan.engines.cpu.epilogues import NO_MASK, NO_ROWS, NONE, Mask, Settings, activation, adam, slopes
+from npgan.engines.cpu.epilogues import NO_MASK, NO_ROWS, NONE, Mask, Settings, activation, adam, slopes_alone
 from npgan.engines.cpu.pool import Pool, shared
 from npgan.engines.schedule import Parameters
 from npgan.nn.layers import Dense
@@ -45,7 +45,7 @@ class PlainGemm:
     ) -> None:
         """out = (dz·Wᵀ)∘∂y/∂z. Shapes: dz (N, O), out and y (N, I), all by columns."""
         np.matmul(dz, layer.weight.T, out=out)
-        _slopes(self.pool.control, 1, kind, out.T, y.T, slope)
+        slopes_alone(self.pool, kind, out.T, y.T, slope)
 
     def update(
         self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, settings: Settings | None
@@ -69,11 +69,6 @@ class PlainGemm:
 @shared("void(int64, float32[:, :], float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 6))")
 def _activation(piece, thread, kind, z, bias, slope, dydz, scale, threshold, counter):  # type: ignore[no-untyped-def]
     activation(kind, z, 0, z.shape[0], bias, slope, dydz, scale, threshold, counter)
-
-
-@shared("void(int64, float32[:, :], float32[:, :], float32)")
-def _slopes(piece, thread, kind, dz, y, slope):  # type: ignore[no-untyped-def]
-    slopes(kind, dz, 0, dz.shape[0], y, slope)
 
 
 _STATE = "float32[::1], float32[::1], float32[::1], float32[::1], UniTuple(float32, 8), float32[::1], float32[::1]"
