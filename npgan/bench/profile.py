@@ -79,7 +79,7 @@ def record(batch: int, blas: Blas) -> tuple[list[list[Operation]], list[float]]:
 
         return call
 
-    kernels = CpuKernels(cpu_gemm(blas))
+    kernels = CpuKernels(cpu_gemm(blas), record=False)
     for name in _KERNELS:
         setattr(kernels, name, timed(name, getattr(kernels, name)))
     config = TrainConfig(dataset="digits", batch_size=batch)

@@ -21,14 +21,12 @@ NOTHING, BIAS, LEAKY_RELU, DROPOUT, TANH, TIMES = range(6)
 GROUP = 8  # rows of one Philox block
 _ROWS_OF_A_PIECE = 64
 
-# Adam's β₁, 1 − β₁, β₂, 1 − β₂, ε, η/(1 − β₁ᵗ), 1/(1 − β₂ᵗ), and the share by which an average follows
-Settings = tuple[float, float, float, float, float, float, float, float]
-Mask = tuple[
-    float, int, tuple[int, int, int, int, int, int]
-]  # dropout's scale and threshold; Philox's counter and key, rows before
+# Dropout's scale and threshold; the iteration (1,); the rest of Philox's counter and key, and rows before
+Mask = tuple[float, int, np.ndarray, tuple[int, int, int, int, int]]
+MASK = "float32, uint32, uint32[::1], UniTuple(uint64, 5)"  # to numba
 
 NONE, NO_ROWS = np.empty(0, np.float32), np.empty((0, 0), np.float32)
-NO_MASK: Mask = (0.0, 0, (0, 0, 0, 0, 0, 0))
+NO_MASK: Mask = (0.0, 0, np.empty(0, np.uint32), (0, 0, 0, 0, 0))
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -46,10 +44,10 @@ row_of: Any = intrinsic(_retype)
 
 
 @inlined
-def activation(kind, z, first, last, bias, slope, dydz, scale, threshold, counter):  # type: ignore[no-untyped-def]
+def activation(kind, z, first, last, bias, slope, dydz, scale, threshold, iteration, counter):  # type: ignore[no-untyped-def]
     """z becomes y = f(z + bias), and ``dydz`` ∂y/∂z where it is dropout; rows ``first`` to ``last``."""
     if kind == DROPOUT:
-        _dropout(z, first, last, bias, slope, dydz, scale, threshold, *counter)
+        _dropout(z, first, last, bias, slope, dydz, scale, threshold, np.uint64(iteration[0]), *counter)
     elif kind != NOTHING:
         for o in range(first, last):
             row, b = row_of(z[o]), bias[o]
@@ -66,7 +64,7 @@ def activation(kind, z, first, last, bias, slope, dydz, scale, threshold, counte
 
 
 @inlined
-def _dropout(z, first, last, bias, slope, dydz, scale, threshold, stream, step, site, k0, k1, before):  # type: ignore[no-untyped-def]
+def _dropout(z, first, last, bias, slope, dydz, scale, threshold, step, stream, site, k0, k1, before):  # type: ignore[no-untyped-def]
     """Leaky ReLU, then dropout. ``before``: rows of the batch before these, whose part of the draw is skipped."""
     groups = z.shape[0] // GROUP
     skipped = before * np.uint64(groups)
@@ -118,12 +116,14 @@ def _slopes(piece, thread, kind, dz, y, slope):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def adam(start, stop, param, grad, m, v, settings, average):  # type: ignore[no-untyped-def]
+def adam(start, stop, param, grad, m, v, constants, average):  # type: ignore[no-untyped-def]
     """Adam on the elements from ``start`` to ``stop``; the sum of their gradients' squares.
 
+    ``constants``: β₁, 1 − β₁, β₂, 1 − β₂, ε, η/(1 − β₁ᵗ), 1/(1 − β₂ᵗ), and the share ``rest`` by which an average follows.
     ``average``: of the parameters, moved by ``rest`` towards them while a block of them is in cache; or empty.
     """
-    beta1, rest1, beta2, rest2, epsilon, rate, unbias, rest = settings
+    beta1, rest1, beta2, rest2 = constants[0], constants[1], constants[2], constants[3]
+    epsilon, rate, unbias, rest = constants[4], constants[5], constants[6], constants[7]
     p_, g_, m_, v_ = param[start:stop], grad[start:stop], m[start:stop], v[start:stop]
     total = _ZERO
     for i in range(p_.size):

@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from npgan.engines.cpu.epilogues import (
+    MASK,
     NO_MASK,
     NO_ROWS,
     NONE,
     NOTHING,
     Mask,
-    Settings,
     activation,
     adam,
     row_of,
@@ -147,10 +147,12 @@ def _product(piece, a, b, bk, bt, c, step, packed):  # type: ignore[no-untyped-d
 _FACTORS = "float32[:, :], float32[:, :], int64, int64, float32[:, :], int64, float32[:, ::1]"
 
 
-@shared(f"void({_FACTORS}, int64, float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 6))")
-def _forward(piece, thread, a, b, bk, bt, c, step, scratch, kind, bias, slope, dydz, scale, threshold, counter):  # type: ignore[no-untyped-def]
+@shared(f"void({_FACTORS}, int64, float32[::1], float32, float32[:, :], {MASK})")
+def _forward(
+    piece, thread, a, b, bk, bt, c, step, scratch, kind, bias, slope, dydz, scale, threshold, iteration, counter
+):  # type: ignore[no-untyped-def]
     rows = _product(piece, a, b, bk, bt, c, step, scratch[thread])
-    activation(kind, c, *rows, bias, slope, dydz, scale, threshold, counter)
+    activation(kind, c, *rows, bias, slope, dydz, scale, threshold, iteration, counter)
 
 
 @shared(f"void({_FACTORS}, int64, float32[:, :], float32)")
@@ -188,27 +190,27 @@ def _into_panels(piece, thread, b, panels, weights, sums):  # type: ignore[no-un
             sums[first + j] = total
 
 
-_STATE = "float32[::1], float32[::1], float32[::1], float32[::1], UniTuple(float32, 8), float32[::1], float32[::1]"
+_STATE = "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1]"
 
 
 @shared(f"void({_FACTORS}, {_STATE})")
-def _gradient(piece, thread, a, b, bk, bt, c, step, scratch, param, grad, m, v, settings, average, squares):  # type: ignore[no-untyped-def]
+def _gradient(piece, thread, a, b, bk, bt, c, step, scratch, param, grad, m, v, constants, average, squares):  # type: ignore[no-untyped-def]
     """A piece of dW, then Adam on it; the last piece is the bias, whose gradient is there already."""
     width = c.shape[1]
     first, last = c.shape[0], c.shape[0] + 1
     if piece * step < c.shape[0]:
         first, last = _product(piece, a, b, bk, bt, c, step, scratch[thread])
     if param.size:
-        squares[piece] = adam(first * width, last * width, param, grad, m, v, settings, average)
+        squares[piece] = adam(first * width, last * width, param, grad, m, v, constants, average)
 
 
 @shared(f"void({_STATE}, int64, int64)")
-def _adam(piece, thread, param, grad, m, v, settings, average, squares, width, step):  # type: ignore[no-untyped-def]
+def _adam(piece, thread, param, grad, m, v, constants, average, squares, width, step):  # type: ignore[no-untyped-def]
     """The pieces of ``_gradient`` without the product."""
     rows = param.size // width - 1
     first = piece * step if piece * step < rows else rows
     last = min(first + step, rows) if first < rows else rows + 1
-    squares[piece] = adam(first * width, last * width, param, grad, m, v, settings, average)
+    squares[piece] = adam(first * width, last * width, param, grad, m, v, constants, average)
 
 
 # --- what the table of kernels calls ---------------------------------------------------------------------------------
@@ -217,9 +219,11 @@ def _adam(piece, thread, param, grad, m, v, settings, average, squares, width, s
 class Gemm:
     """``gemm(a, b, out)``: a·b into ``out``, (M, K)·(K, N) → (M, N); the other methods do what follows too."""
 
+    recordable = True
+
     def __init__(self, pool: Pool) -> None:
         self.pool, self.sums = pool, "npgan"
-        self._panels = NONE  # of B, used again and again
+        self._panels = [NONE]  # of B: the last is used again and again, those before by calls that were recorded
         self._packed = np.empty((pool.threads, _DEPTH * _MOST_ROWS), np.float32)  # panels of A, for each thread
 
     def describe(self) -> str:
@@ -249,22 +253,20 @@ class Gemm:
         """out = (dz·Wᵀ)∘∂y/∂z. Shapes: dz (N, O), out and y (N, I), all by columns."""
         self._run(_backward, layer.weight, dz.T, out.T, kind, y.T, slope)
 
-    def update(
-        self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, settings: Settings | None
-    ) -> None:
-        """dW = xᵀ·dz, db = Σ_n c_n·dz_n and, with ``settings``, Adam."""
+    def update(self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, learn: bool) -> None:
+        """dW = xᵀ·dz, db = Σ_n c_n·dz_n and, to ``learn``, Adam."""
         factors = self._into_panels(dz, NONE if c is None else c.T[0], p.layer.dbias)
-        state = (NONE,) * 4 if settings is None else (p.parameter, p.gradient, p.m, p.v)
+        state = (p.parameter, p.gradient, p.m, p.v) if learn else (NONE,) * 4
         average = NONE if p.average is None else p.average
         _gradient(
             self.pool.control, p.squares.size, x.T, *factors, p.layer.dweight, update_rows(p.layer.out_features),
-            self._packed, *state, settings or (0.0,) * 8, average, p.squares,
+            self._packed, *state, p.constants, average, p.squares,
         )  # fmt: skip
 
-    def adam(self, p: Parameters, settings: Settings) -> None:
+    def adam(self, p: Parameters) -> None:
         """The part of ``update`` that reads ``p.gradient``."""
         average, width = NONE if p.average is None else p.average, p.layer.out_features
-        state = p.parameter, p.gradient, p.m, p.v, settings, average, p.squares
+        state = p.parameter, p.gradient, p.m, p.v, p.constants, average, p.squares
         _adam(self.pool.control, p.squares.size, *state, width, update_rows(width))
 
     def partial_sums(self, layer: Dense) -> int:
@@ -282,10 +284,11 @@ class Gemm:
     def _into_panels(self, b: np.ndarray, weights: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, int, int]:
         """Panels of B, the distance of their rows, and theirs."""
         tiles, depth = -(-b.shape[1] // COLUMNS), len(b)
-        if self._panels.size < tiles * COLUMNS * depth:
-            self._panels = np.empty(tiles * COLUMNS * depth, np.float32)
-        _into_panels(self.pool.control, tiles, b, self._panels, weights, sums)
-        return self._panels.reshape(1, -1), COLUMNS, depth * COLUMNS
+        if self._panels[-1].size < tiles * COLUMNS * depth:
+            self._panels.append(np.empty(tiles * COLUMNS * depth, np.float32))
+        panels = self._panels[-1]
+        _into_panels(self.pool.control, tiles, b, panels, weights, sums)
+        return panels.reshape(1, -1), COLUMNS, depth * COLUMNS
 
 
 def update_rows(width: int) -> int:

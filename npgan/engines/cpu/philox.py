@@ -78,23 +78,26 @@ def tanh(x):  # type: ignore[no-untyped-def]
     return u / (u + np.float32(2))
 
 
-def normal(pool: Pool, seed: int, stream: Stream, step: int, site: int, shape: tuple[int, ...]) -> np.ndarray:
-    """``nn.philox.normal`` in float32."""
-    count = math.prod(shape)
-    values = np.empty(-(-count // 4) * 4, dtype=np.float32)
-    _normal(pool.control, -(-values.size // _PIECE), values, *counter(stream, step, site, seed))
-    return values[:count].reshape(shape)
+def normal(pool: Pool, seed: int, stream: Stream, step: np.ndarray, site: int, out: np.ndarray) -> None:
+    """``nn.philox.normal`` in float32. Shapes: step (1,), out (N, Z)."""
+    _normal(pool.control, -(-out.size // _PIECE), out, step, *counter(stream, site, seed))
 
 
-@shared("void(float32[::1], uint64, uint64, uint64, uint64, uint64)")
-def _normal(piece, thread, values, stream, step, site, k0, k1):  # type: ignore[no-untyped-def]
-    part = values[piece * _PIECE : (piece + 1) * _PIECE]
-    for block in range(part.size // 4):
-        w0, w1, w2, w3 = philox(np.uint64(piece * _PIECE // 4 + block), step, site, stream, k0, k1)
-        part[4 * block], part[4 * block + 1] = _box_muller(w0, w1)
-        part[4 * block + 2], part[4 * block + 3] = _box_muller(w2, w3)
+@shared("void(float32[:, :], uint32[::1], uint64, uint64, uint64, uint64)")
+def _normal(piece, thread, out, step, stream, site, k0, k1):  # type: ignore[no-untyped-def]
+    values, first = np.empty(_PIECE, np.float32), piece * _PIECE
+    for block in range(_PIECE // 4):
+        w0, w1, w2, w3 = philox(np.uint64(first // 4 + block), np.uint64(step[0]), site, stream, k0, k1)
+        values[4 * block], values[4 * block + 1] = _box_muller(w0, w1)
+        values[4 * block + 2], values[4 * block + 3] = _box_muller(w2, w3)
+    n, z = first // out.shape[1], first % out.shape[1]
+    for i in range(min(_PIECE, out.size - first)):
+        out[n, z] = values[i]
+        z += 1
+        if z == out.shape[1]:
+            n, z = n + 1, 0
 
 
-def counter(stream: Stream, step: int, site: int, seed: int) -> tuple[int, int, int, int, int]:
-    """The arguments that compiled loops hand to Philox: three words of the counter, two of the key."""
-    return int(stream), step, site, seed & 0xFFFFFFFF, seed >> 32
+def counter(stream: Stream, site: int, seed: int) -> tuple[int, int, int, int]:
+    """What compiled loops hand to Philox besides the iteration: two words of the counter, two of the key."""
+    return int(stream), site, seed & 0xFFFFFFFF, seed >> 32

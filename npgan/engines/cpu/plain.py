@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from npgan.engines.cpu.blas import Blas
-from npgan.engines.cpu.epilogues import NO_MASK, NO_ROWS, NONE, Mask, Settings, activation, adam, slopes_alone
+from npgan.engines.cpu.epilogues import MASK, NO_MASK, NO_ROWS, NONE, Mask, activation, adam, slopes_alone
 from npgan.engines.cpu.pool import Pool, shared
 from npgan.engines.schedule import Parameters
 from npgan.nn.layers import Dense
@@ -20,6 +20,7 @@ class PlainGemm:
     """``gemm(a, b, out)``: a·b into ``out``; the other methods do what follows too."""
 
     sums: str  # what decides the order of sums
+    recordable = False
 
     def __init__(self, blas: Blas) -> None:
         self.pool, self._blas = Pool(1), blas
@@ -47,18 +48,16 @@ class PlainGemm:
         np.matmul(dz, layer.weight.T, out=out)
         slopes_alone(self.pool, kind, out.T, y.T, slope)
 
-    def update(
-        self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, settings: Settings | None
-    ) -> None:
-        """dW = xᵀ·dz, db = Σ_n c_n·dz_n and, with ``settings``, Adam."""
+    def update(self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, learn: bool) -> None:
+        """dW = xᵀ·dz, db = Σ_n c_n·dz_n and, to ``learn``, Adam."""
         np.matmul(x.T, dz, out=p.layer.dweight)
         p.layer.dbias[...] = dz.sum(axis=0) if c is None else c.T[0] @ dz
-        if settings is not None:
-            self.adam(p, settings)
+        if learn:
+            self.adam(p)
 
-    def adam(self, p: Parameters, settings: Settings) -> None:
+    def adam(self, p: Parameters) -> None:
         """The part of ``update`` that reads ``p.gradient``."""
-        state = p.parameter, p.gradient, p.m, p.v, settings, NONE if p.average is None else p.average, p.squares
+        state = p.parameter, p.gradient, p.m, p.v, p.constants, NONE if p.average is None else p.average, p.squares
         _adam(self.pool.control, p.squares.size, *state)
 
     def partial_sums(self, layer: Dense) -> int:
@@ -66,15 +65,15 @@ class PlainGemm:
         return -(-(layer.in_features + 1) * layer.out_features // _ADAM_PIECE)
 
 
-@shared("void(int64, float32[:, :], float32[::1], float32, float32[:, :], float32, uint32, UniTuple(uint64, 6))")
-def _activation(piece, thread, kind, z, bias, slope, dydz, scale, threshold, counter):  # type: ignore[no-untyped-def]
-    activation(kind, z, 0, z.shape[0], bias, slope, dydz, scale, threshold, counter)
+@shared(f"void(int64, float32[:, :], float32[::1], float32, float32[:, :], {MASK})")
+def _activation(piece, thread, kind, z, bias, slope, dydz, scale, threshold, iteration, counter):  # type: ignore[no-untyped-def]
+    activation(kind, z, 0, z.shape[0], bias, slope, dydz, scale, threshold, iteration, counter)
 
 
-_STATE = "float32[::1], float32[::1], float32[::1], float32[::1], UniTuple(float32, 8), float32[::1], float32[::1]"
+_STATE = "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1]"
 
 
 @shared(f"void({_STATE})")
-def _adam(piece, thread, param, grad, m, v, settings, average, squares):  # type: ignore[no-untyped-def]
+def _adam(piece, thread, param, grad, m, v, constants, average, squares):  # type: ignore[no-untyped-def]
     first, last = piece * _ADAM_PIECE, min((piece + 1) * _ADAM_PIECE, param.size)
-    squares[piece] = adam(first, last, param, grad, m, v, settings, average)
+    squares[piece] = adam(first, last, param, grad, m, v, constants, average)

@@ -7,6 +7,9 @@ finds nothing to do soon sleeps, so that it does not take the core from who has 
 
 Which thread does a piece changes from call to call: a piece must write the same whoever does it. ``thread`` is for scratch
 memory. A call takes about a microsecond, waking a thread that sleeps some ten.
+
+Calls can be recorded and replayed, as a GPU's are in a CUDA graph. Between two calls the interpreter needs 10 to 100 µs, as
+kernels that use the whole cache leave nothing there of its own; between two that are replayed nothing happens.
 """
 
 from __future__ import annotations
@@ -25,17 +28,21 @@ from numba.extending import intrinsic
 
 from npgan.engines.cpu.jit import compiled, inlined
 
-_SPINS = 1000  # looks of a thread for more work before it sleeps: about 20 µs
+_SPINS = 5000  # looks of a thread for more work before it sleeps: about 100 µs
 
 # The control block: int64 on cache lines of their own, as several threads write them at once.
 _LINE = 8
 _TICKET = 0  # the call's number, and in the lower half how many of its pieces nobody has claimed
 _UNDONE = 1 * _LINE  # pieces of this call that are not done
-_KERNEL = 2 * _LINE  # address of its code, that of its arguments, and the number of its pieces
+_KERNEL = 2 * _LINE  # the call: address of its code, that of its arguments, their bytes, the number of its pieces
 _STOP = 3 * _LINE  # 1: the threads end; then their number
-_SLEEPERS = 4 * _LINE  # for each thread, the caller first: whether it sleeps, and the lock that it sleeps on
+_RECORD = 4 * _LINE  # address of what calls are recorded in, or 0; its words, and those used
+_SLEEPERS = 5 * _LINE  # for each thread, the caller first: whether it sleeps, and the lock that it sleeps on
 _HALF = np.int64(32)
 _LOWER = np.int64((1 << 32) - 1)
+
+_CALL = 4  # words of a recorded call, its arguments come behind
+_ROOM = 1 << 20  # words for recorded calls, of which only those used take memory: a call has about a hundred
 
 _INT, _BYTES = ir.IntType(64), ir.IntType(8).as_pointer()
 _KERNEL_TYPE = ir.FunctionType(ir.VoidType(), [_INT, _INT, _BYTES])
@@ -68,6 +75,27 @@ class Pool:
     def close(self) -> None:
         """Ends the threads."""
         self._end()
+
+    def record(self, launches: Callable[[], None]) -> np.ndarray:
+        """Does ``launches``, and returns the calls of kernels in it, for ``replay``.
+
+        What is done in it without the pool is not recorded. Arguments are: numbers by value, arrays by their address, so that
+        these must live as long as the recording.
+        """
+        calls = np.empty(_ROOM, np.int64)
+        self.control[_RECORD : _RECORD + 3] = calls.ctypes.data, _ROOM, 0
+        try:
+            launches()
+        finally:
+            self.control[_RECORD] = 0
+        used = int(self.control[_RECORD + 2])
+        if used > _ROOM:
+            raise RuntimeError(f"there are more than {_ROOM} words of calls to record")
+        return calls[:used].copy()
+
+    def replay(self, recording: np.ndarray) -> None:
+        """The calls again, one after the other."""
+        _replay(self.control, recording)
 
 
 def _lock() -> int:
@@ -113,7 +141,7 @@ def shared(signature: Any) -> Callable[[Any], Any]:
 
 
 def _prepare(kernel: Any) -> Any:
-    """Makes the function that puts the kernel's address and that of its arguments into the control block."""
+    """Makes the function that puts the kernel's address, that of its arguments and their size into the control block."""
 
     @_intrinsic
     def prepare(typing_context, control, arguments):  # type: ignore[no-untyped-def]
@@ -133,9 +161,9 @@ def _prepare(kernel: Any) -> Any:
             context.call_internal_no_propagate(inside, compilation.fndesc, call, [piece, thread, *plain])
             inside.ret_void()
             at = cgutils.alloca_once_value(builder, packed)
-            for offset, pointer in enumerate((code, at)):
-                slot = _slot(context, builder, signature.args[0], block, _INT(_KERNEL + offset))
-                builder.store(builder.ptrtoint(pointer, _INT), slot)
+            size = context.get_abi_sizeof(packed.type)
+            for offset, word in enumerate((builder.ptrtoint(code, _INT), builder.ptrtoint(at, _INT), _INT(size))):
+                builder.store(word, _slot(context, builder, signature.args[0], block, _INT(_KERNEL + offset)))
             return context.get_dummy_value()
 
         return types.void(control, arguments), generate
@@ -196,6 +224,23 @@ def _replace(typing_context, control, index, old, new):  # type: ignore[no-untyp
         return builder.extract_value(builder.cmpxchg(slot, old, new, _ORDER, _ORDER), 1)
 
     return types.boolean(control, _N, _N, _N), _atomic(exchange)
+
+
+@_intrinsic
+def _address(typing_context, control, index):  # type: ignore[no-untyped-def]
+    return _N(control, _N), _atomic(lambda builder, slot: builder.ptrtoint(slot, _INT))
+
+
+@_intrinsic
+def _copy(typing_context, to, source, count):  # type: ignore[no-untyped-def]
+    """``count`` bytes from one address to another."""
+
+    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        to, source = (builder.inttoptr(address, _BYTES) for address in values[:2])
+        cgutils.raw_memcpy(builder, to, source, values[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(_N, _N, _N), generate
 
 
 @_intrinsic
@@ -262,16 +307,34 @@ def _do_a_piece(control, thread):  # type: ignore[no-untyped-def]
     if left == 0:
         return False
     if _replace(control, _TICKET, ticket, ticket - 1):
-        _jump(control[_KERNEL], control[_KERNEL + 1], control[_KERNEL + 2] - left, thread)
+        _jump(control[_KERNEL], control[_KERNEL + 1], control[_KERNEL + 3] - left, thread)
         if _add(control, _UNDONE, -1) == 1:
             _wake(control, 0)
     return True
 
 
+@inlined
+def _words(bytes):  # type: ignore[no-untyped-def]
+    return (bytes + 7) >> 3
+
+
+@inlined
+def _note(control):  # type: ignore[no-untyped-def]
+    """Records the call that is in the control block. What there is no room for is counted only."""
+    used, size = control[_RECORD + 2], control[_KERNEL + 2]
+    control[_RECORD + 2] = used + _CALL + _words(size)
+    if control[_RECORD + 2] <= control[_RECORD + 1]:
+        to = control[_RECORD] + 8 * used
+        _copy(to, _address(control, _KERNEL), 8 * _CALL)
+        _copy(to + 8 * _CALL, control[_KERNEL + 1], size)
+
+
 @compiled(types.void(_CONTROL, types.int64))
 def _share_out(control, pieces):  # type: ignore[no-untyped-def]
     """The caller's part: publishes the pieces, wakes who sleeps, works, waits for the rest."""
-    control[_KERNEL + 2] = pieces
+    control[_KERNEL + 3] = pieces
+    if control[_RECORD] != 0:
+        _note(control)
     _store(control, _UNDONE, pieces)
     _store(control, _TICKET, (((control[_TICKET] >> _HALF) + 1) << _HALF) | pieces)
     for thread in range(1, min(pieces, control[_STOP + 1])):
@@ -280,6 +343,18 @@ def _share_out(control, pieces):  # type: ignore[no-untyped-def]
         pass
     while _load(control, _UNDONE) != 0:
         _wait(control, 0)
+
+
+@compiled(types.void(_CONTROL, _CONTROL))
+def _replay(control, recording):  # type: ignore[no-untyped-def]
+    at = 0
+    while at < recording.size:
+        code, size, pieces = recording[at], recording[at + 2], recording[at + 3]
+        at += _CALL
+        control[_KERNEL], control[_KERNEL + 1] = code, _address(recording, at)
+        control[_KERNEL + 2] = size
+        _share_out(control, pieces)
+        at += _words(size)
 
 
 @compiled(types.void(_CONTROL, types.int64))

@@ -16,7 +16,7 @@ from helpers import adam_at, narrow
 pytest.importorskip("numba", reason="the fused kernels need numba: pip install 'npgan[fast]'")
 
 from npgan.backend import Backend, select
-from npgan.config import TrainConfig
+from npgan.config import PRESETS, TrainConfig
 from npgan.data.batches import scale_pixels
 from npgan.data.digits import render
 from npgan.engines import Choice, Compute, choose, cpu_gemm
@@ -159,7 +159,7 @@ def test_gradients_and_adam(rows: int, inputs: int, outputs: int) -> None:
             param, m, v = (vector.copy() for vector in start)
             squares = np.full(k.partial_sums(layer), np.nan, np.float32)
             optimizer = adam_at(m, v, 7, 2e-4)
-            p = Parameters(layer, layer.gradients, param, m, v, optimizer, np.empty(7, np.float32), squares, None, 0.0)
+            p = Parameters(layer, layer.gradients, param, m, v, optimizer, np.empty(8, np.float32), squares, None, 0.0)
             a, b = _placed(k, x), _placed(k, dz) if outputs > 1 else dz
             if whole:
                 k.update(a, b, p, _STEP)
@@ -182,13 +182,12 @@ def test_gradients_and_adam(rows: int, inputs: int, outputs: int) -> None:
         np.testing.assert_allclose(found, expected, rtol=16 * 2.0**-23, atol=16 * 2.0**-23)
 
 
-@pytest.mark.parametrize("shape", [(128, 100), (3, 7), (1, 1)])
+@pytest.mark.parametrize("shape", [(128, 100), (700, 9), (3, 7), (1, 1)])
 def test_noise_is_as_near_to_float64_as_the_references(shape: tuple[int, int]) -> None:
-    where = (2**40 + 3, philox.Stream.LATENT, 9, 1, shape)
-    exact = philox.normal(*where, np.float64)
-    error, reference_error = (
-        np.abs(found - exact) for found in (cpu_philox.normal(Pool(2), *where), philox.normal(*where))
-    )
+    where = (2**40 + 3, philox.Stream.LATENT, 9, 1)
+    exact, found = philox.normal(*where, shape, np.float64), np.full(shape, np.nan, np.float32)
+    cpu_philox.normal(Pool(2), *where[:2], np.array([9], np.uint32), 1, found)
+    error, reference_error = np.abs(found - exact), np.abs(philox.normal(*where, shape) - exact)
     assert error.max() <= 1.5 * reference_error.max() + 1e-6
 
 
@@ -241,7 +240,7 @@ def test_the_penaltys_kernels(rows: int) -> None:
         moved[...] = average
         squares = np.zeros(k.partial_sums(layer), np.float32)
         optimizer = adam_at(m, v, 7, 2e-4)
-        p = Parameters(layer, layer.gradients, param, m, v, optimizer, np.empty(7, np.float32), squares, moved, 0.9)
+        p = Parameters(layer, layer.gradients, param, m, v, optimizer, np.empty(8, np.float32), squares, moved, 0.9)
         k.update(_placed(k, u), _placed(k, dz), p, _STEP, c)
         results.append([penalty.u[0], penalty.value, *outs, combined, copied, layer.gradients.copy(), moved])
     for expected, found in zip(*results, strict=True):
@@ -306,7 +305,7 @@ def test_adams_epsilon_reaches_the_kernel() -> None:
         param, m, v = (np.zeros(size, np.float32) for _ in range(3))
         squares, gradient = np.empty(k.partial_sums(layer), np.float32), np.ones(size, np.float32)
         optimizer = adam_at(m, v, 0, 2e-4, 0.9, 0.999, epsilon)
-        p = Parameters(layer, gradient, param, m, v, optimizer, np.empty(7, np.float32), squares, None, 0.0)
+        p = Parameters(layer, gradient, param, m, v, optimizer, np.empty(8, np.float32), squares, None, 0.0)
         k.adam(p, np.array([0], np.uint32))
         np.testing.assert_allclose(param, -2e-4 * step, rtol=1e-4)
 
@@ -350,9 +349,28 @@ def test_results_are_repeatable_and_do_not_depend_on_the_kernels_threads(backend
     assert len(set(bytes_of)) == 1
 
 
+@pytest.mark.parametrize("option", [{"lr_schedule": "cosine"}, PRESETS["r3gan"]])
+def test_recorded_iterations_are_those_launched_one_by_one(backend: Backend, option: dict[str, Any]) -> None:
+    """Over epochs of two sizes of batches, and while another run uses the same buffers for larger ones."""
+    config = replace(TrainConfig(dataset="digits", epochs=4, batch_size=64), **option)
+    large = replace(config, batch_size=160)
+    results = []
+    for record in (True, False):
+        kernels = CpuKernels(cpu_gemm(Blas(2)), record)
+        state, other = new_state(config, backend), new_state(large, backend)
+        engine, disturbing = FusedEngine(kernels, state, _IMAGES, config), FusedEngine(kernels, other, _IMAGES, large)
+        metrics = []
+        for _ in range(3):
+            metrics.append(engine.run(5))
+            disturbing.run(1)
+        results.append((np.concatenate(metrics), state.generator.parameters, state.discriminator.parameters))
+    for recorded, launched in zip(*results, strict=True):
+        np.testing.assert_array_equal(recorded, launched)
+
+
 def test_the_steady_state_allocates_no_activations(backend: Backend) -> None:
-    """The smallest activation, 128 rows of 256, would be 131 KB. 66 KB are the buffers that NumPy's tanh has for itself;
-    the rest are a batch of noise, Python's own objects, views of arrays and arrays with one number per row."""
+    """The smallest activation, 128 rows of 256, would be 131 KB. What there is are
+    Python's own objects and a permutation."""
     config = TrainConfig(dataset="digits", epochs=1000, batch_size=64)
     engine = FusedEngine(_tables()[1], new_state(config, backend), _IMAGES[:192], config)
     engine.run(8)

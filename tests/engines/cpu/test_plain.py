@@ -26,7 +26,7 @@ from npgan.nn.network import Sequential  # noqa: E402
 
 _GEMMS: tuple[Any, Any] = Gemm(Pool(2)), PlainGemm(Blas())
 _CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-_SETTINGS = (0.5, 0.5, 0.999, 1e-3, 1e-8, 2e-4, 1.5, 0.25)
+_CONSTANTS = np.array((0.5, 0.5, 0.999, 1e-3, 1e-8, 2e-4, 1.5, 0.25), np.float32)
 
 
 def _columns(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_activations(kind: int, rows: int, inputs: int, outputs: int) -> None:
     results = []
     for gemm in _GEMMS:
         y, dydz = _columns(rng, rows, outputs), _columns(rng, rows, outputs)
-        gemm.activation(x, layer, y, kind, 0.2, dydz, (1.25, 13107, (1, 2, 3, 4, 5, 6)))
+        gemm.activation(x, layer, y, kind, 0.2, dydz, (1.25, 13107, np.array([2], np.uint32), (1, 3, 4, 5, 6)))
         results.append((y, dydz))
     np.testing.assert_allclose(results[0][0], results[1][0], **_CLOSE)
     if kind == DROPOUT:
@@ -80,14 +80,13 @@ def test_updates_and_their_halves(inputs: int, outputs: int, weighted: bool, ave
             net, layer = _dense(np.random.default_rng(1), inputs, outputs)
             m, v, average = (np.full_like(net.parameters, number) for number in (0.1, 0.2, 0.3))
             squares = np.zeros(gemm.partial_sums(layer), np.float32)
-            none: Any = None  # its optimizer's settings are in _SETTINGS
-            p = Parameters(
-                layer, net.gradients, net.parameters, m, v, none, squares, squares, average if averaged else None, 0.9
-            )
+            none: Any = None  # its optimizer's settings are in _CONSTANTS
+            moved = average if averaged else None
+            p = Parameters(layer, net.gradients, net.parameters, m, v, none, _CONSTANTS, squares, moved, 0.9)
             weights = c if weighted else None
-            gemm.update(x, dz, p, weights, None if halves else _SETTINGS)
+            gemm.update(x, dz, p, weights, learn=not halves)
             if halves:
-                gemm.adam(p, _SETTINGS)
+                gemm.adam(p)
             results.append((net.gradients, net.parameters, m, v, average, squares))
     for one, other in (results[0:2], results[2:4]):
         for a, b in zip(one, other, strict=True):

@@ -45,3 +45,39 @@ def test_threads_end_with_their_pool() -> None:
     assert threading.active_count() == before + 4
     del pools
     assert threading.active_count() == before
+
+
+def test_recorded_calls_read_their_arrays_again() -> None:
+    pool, done, other = Pool(2), np.zeros((8, 2), np.int64), np.zeros((3, 2), np.int64)
+
+    def launches() -> None:
+        _note(pool.control, 8, done, 5)
+        _note(pool.control, 3, other, 7)
+
+    recording = pool.record(launches)
+    assert (done[:, 0] == 5).all() and (other[:, 0] == 7).all()
+    done[...], other[...] = 100, 200
+    for _ in range(2):
+        pool.replay(recording)
+    assert (done[:, 0] == 110).all() and (other[:, 0] == 214).all()
+    _note(pool.control, 8, done, 1)  # not recorded any more
+    pool.replay(recording)
+    assert (done[:, 0] == 116).all()
+
+
+def test_calls_that_do_not_fit_are_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("npgan.engines.cpu.pool._ROOM", 40)
+    pool, done = Pool(2), np.zeros((8, 2), np.int64)
+    with pytest.raises(RuntimeError, match="more than 40 words"):
+        pool.record(lambda: [_note(pool.control, 8, done, 1) for _ in range(9)] and None)
+    assert (done[:, 0] == 9).all()
+    assert pool.record(lambda: None).size == 0
+
+
+def test_what_raises_is_no_recording() -> None:
+    pool, done = Pool(2), np.zeros((8, 2), np.int64)
+    with pytest.raises(ZeroDivisionError):
+        pool.record(lambda: 1 // 0 and None)
+    for _ in range(3):
+        _note(pool.control, 8, done, 1)
+    assert pool.record(lambda: None).size == 0
