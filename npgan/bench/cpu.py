@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from npgan.backend import Array, select
-from npgan.bench.base import IMAGES, Candidate, Missing, by_rows, flops, matmuls, pixels
+from npgan.backend import select
+from npgan.bench.base import IMAGES, Candidate, Matmul, Missing, by_rows, flops, matmuls, pixels
 from npgan.config import PRESETS, TrainConfig
 from npgan.engines import Compute, choose, cpu_gemm
 from npgan.engines.cpu.blas import Blas
@@ -37,24 +37,32 @@ def _npgan(variant: str, batch: int, threads: int) -> Candidate:
 
 def _matmuls(variant: str, batch: int, threads: int) -> Candidate:
     """npgan's own, or BLAS's on arrays that lie by columns, as the fused kernels have them, or by rows."""
-    multiply: Callable[[Array, Array, Array], object] = np.matmul
-    empty: Callable[[int, int], Array] = by_rows
-    if variant != "rows":
-        setup = _setup(threads, blas=variant == "columns")
-        choice = choose(Compute("numpy", kernels="fused", blas=setup), select("numpy"))
-        from npgan.engines.cpu.kernels import CpuKernels
+    if variant == "rows":
+        return _candidate(matmuls(batch, by_rows), np.matmul)
+    setup = _setup(threads, blas=variant == "columns")
+    choice = choose(Compute("numpy", kernels="fused", blas=setup), select("numpy"))
+    from npgan.engines.cpu.kernels import CpuKernels
 
-        gemm = cpu_gemm(setup)
-        empty = CpuKernels(gemm).empty
-        if variant == "own":
-            if choice.sums != "npgan":
-                raise Missing("BLAS multiplies here: npgan's own matmuls need an x86 with AVX2")
-            multiply = gemm
-    work = matmuls(batch, empty)
+    gemm = cpu_gemm(setup)
+    work = matmuls(batch, CpuKernels(gemm).empty)
+    if variant == "columns":
+        return _candidate(work, np.matmul)
+    if choice.sums != "npgan":
+        raise Missing("BLAS multiplies here: npgan's own matmuls need an x86 with AVX2")
+    candidate = _candidate(work, gemm)
+    recording = gemm.pool.record(candidate.run)  # as a training step is
 
+    def replay() -> list[Matmul]:
+        gemm.pool.replay(recording)
+        return work  # whose arrays must live as long
+
+    return candidate._replace(run=replay)
+
+
+def _candidate(work: list[Matmul], multiply: Callable[..., object]) -> Candidate:
     def run() -> None:
         for matmul in work:
-            multiply(matmul.a, matmul.b, matmul.out)
+            multiply(matmul.a, matmul.b, out=matmul.out)
 
     return Candidate(run, sum(matmul.flops for matmul in work), f"{len(work)} matmuls")
 

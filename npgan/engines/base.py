@@ -157,6 +157,8 @@ class FusedEngine:
 
     def tensors(self) -> Iterator[Tensor]:
         if self._last is not None:
+            if not self.kernels.keeps_gradients and self._last.gradients_last:
+                self._last.gradients()
             yield from self._last.tensors()
 
     def _repeat(self, rows: int, count: int) -> int:

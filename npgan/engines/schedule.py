@@ -96,6 +96,7 @@ class Kernels(Protocol):
     """A table of fused kernels. Arrays for results come last and are written whole; what is read is left as it is."""
 
     asynchronous: bool  # calls return before the work is done, which is waited for by what ``fetch`` returns
+    keeps_gradients: bool  # of the last iteration of ``repeat``; else ``FusedStep.gradients`` can have them
     draws_from_any_row: bool  # whether ``forward_dropout`` minds ``Draw.first``; if not, no batch can be shared out
 
     def empty(self, rows: int, width: int) -> Array:
@@ -178,6 +179,7 @@ class InOrder:
     """What a table without streams says of them: everything is done in the order of the calls."""
 
     asynchronous = False
+    keeps_gradients = True
     draws_from_any_row = False
 
     def stream(self) -> AbstractContextManager[object]:
@@ -249,15 +251,17 @@ class FusedStep:
         # G learns from its fakes, not from what they are paired with
         self.fakes = self.pass_g.rows_from(len(shown) - batch)
         self.penalty = self._penalty() if config.penalized else None
+        # whether ``gradients`` can still have them: pairs write over the images of the D step
+        self.gradients_last = not pairs or config.penalized
         self.constants = self._xp.empty((2, 8), self._dtype)  # of D's Adam and of G's
         d, g = (state.discriminator, state.optimizer_d, None), (state.generator, state.optimizer_g, state.average)
         self.parameters_d, self.squares_d = self._parameters(*d, self.constants[0])
         self.parameters_g, self.squares_g = self._parameters(*g, self.constants[1])
 
-    def launch(self) -> None:
-        """One iteration, in the order of ``gan.train_step``."""
+    def launch(self, keep_gradients: bool = True) -> None:
+        """One iteration, in the order of ``gan.train_step``. Gradients that nobody will look at need not be kept."""
         self._inputs()
-        self.body()
+        self.body(keep_gradients)
         self.kernels.finish(self)
 
     def inputs(self) -> tuple[Array, Array, Array]:
@@ -265,7 +269,7 @@ class FusedStep:
         return self.images[: self.rows], self.latent[: self.rows], self.latent[self.rows :]
 
     def body(self, keep_gradients: bool = True) -> None:
-        """All between inputs and metrics. Gradients that nobody will look at need not be kept."""
+        """All between inputs and metrics."""
         parameters_d, parameters_g = self.parameters_d, self.parameters_g
         if not keep_gradients:
             parameters_d, parameters_g = _unkept(parameters_d), _unkept(parameters_g)
@@ -300,6 +304,18 @@ class FusedStep:
             if index:
                 k.backward_leaky_relu(self.g_dz[index], self.g[index], x, slope, self.g_dz[index - 1])
             self._update(index, x, self.g_dz[index], parameters_g)
+
+    def gradients(self) -> None:
+        """Those of the last iteration from what else it has left, where they were not kept. Only if ``gradients_last``."""
+        d, penalty, last = self.pass_d, self.penalty, len(self.d) - 1
+        for index, parameters in enumerate(self.parameters_d):
+            x, c = (d.y[index - 1] if index else d.x), None
+            if penalty:
+                x, c = penalty.u[index], d.output_dz
+            self.kernels.gradients(x, d.start if index == last else d.dz[index], parameters, c)
+        for index, parameters in enumerate(self.parameters_g):
+            x = (self.g_y[index - 1] if index else self.latent)[self.rows :]
+            self.kernels.gradients(x, self.g_dz[index], parameters)
 
     def twin(self) -> FusedStep:
         """A step to take turns with this one."""

@@ -66,6 +66,27 @@ def test_twenty_steps_are_the_textbooks(
         assert _relative(mean, theirs.average.parameters) < 1e-12 < _relative(mean, parameters)
 
 
+@pytest.mark.parametrize(
+    "option", [each for each in _OPTIONS[::3] if each.get("loss") != "relativistic" or "r1" in each], ids=str
+)
+def test_gradients_can_be_had_after_the_iteration(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any]
+) -> None:
+    narrow(monkeypatch)
+    config = replace(TrainConfig(dataset="digits", batch_size=32), **option)
+    state = new_state(config, backend, np.float64)
+    nets = state.generator, state.discriminator
+    engine = FusedEngine(ReferenceKernels(np.float64), state, _IMAGES, config)
+    engine.run(2)
+    kept = [net.gradients.copy() for net in nets]
+    for net in nets:
+        net.gradients[...] = np.nan
+    assert engine._last is not None
+    engine._last.gradients()
+    for net, gradients in zip(nets, kept, strict=True):
+        np.testing.assert_array_equal(net.gradients, gradients)
+
+
 def test_every_tensor_of_an_iteration_is_told_in_order(backend: Backend) -> None:
     """By name the same arrays as the textbook's, where both have them, and each is finite."""
     config = TrainConfig(dataset="digits", batch_size=32, dropout_in_g_step=True)

@@ -44,10 +44,10 @@ row_of: Any = intrinsic(_retype)
 
 
 @inlined
-def activation(kind, z, first, last, bias, slope, dydz, scale, threshold, iteration, counter):  # type: ignore[no-untyped-def]
+def activation(kind, z, first, last, bias, slope, dydz, scale, threshold, done, counter):  # type: ignore[no-untyped-def]
     """z becomes y = f(z + bias), and ``dydz`` ∂y/∂z where it is dropout; rows ``first`` to ``last``."""
     if kind == DROPOUT:
-        _dropout(z, first, last, bias, slope, dydz, scale, threshold, np.uint64(iteration[0]), *counter)
+        _dropout(z, first, last, bias, slope, dydz, scale, threshold, np.uint64(done[0]), *counter)
     elif kind != NOTHING:
         for o in range(first, last):
             row, b = row_of(z[o]), bias[o]
@@ -117,14 +117,14 @@ def _slopes(piece, thread, kind, dz, y, slope):  # type: ignore[no-untyped-def]
 
 @inlined
 def adam(start, stop, param, grad, m, v, constants, average):  # type: ignore[no-untyped-def]
-    """Adam on the elements from ``start`` to ``stop``; the sum of their gradients' squares.
+    """Adam on the elements from ``start`` to ``stop``, of which ``grad`` is; the sum of their gradients' squares.
 
     ``constants``: β₁, 1 − β₁, β₂, 1 − β₂, ε, η/(1 − β₁ᵗ), 1/(1 − β₂ᵗ), and the share ``rest`` by which an average follows.
     ``average``: of the parameters, moved by ``rest`` towards them while a block of them is in cache; or empty.
     """
     beta1, rest1, beta2, rest2 = constants[0], constants[1], constants[2], constants[3]
     epsilon, rate, unbias, rest = constants[4], constants[5], constants[6], constants[7]
-    p_, g_, m_, v_ = param[start:stop], grad[start:stop], m[start:stop], v[start:stop]
+    p_, g_, m_, v_ = param[start:stop], grad[: stop - start], m[start:stop], v[start:stop]
     total = _ZERO
     for i in range(p_.size):
         g = g_[i]

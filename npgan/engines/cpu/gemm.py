@@ -148,16 +148,14 @@ _FACTORS = "float32[:, :], float32[:, :], int64, int64, float32[:, :], int64, fl
 
 
 @shared(f"void({_FACTORS}, int64, float32[::1], float32, float32[:, :], {MASK})")
-def _forward(
-    piece, thread, a, b, bk, bt, c, step, scratch, kind, bias, slope, dydz, scale, threshold, iteration, counter
-):  # type: ignore[no-untyped-def]
-    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread])
-    activation(kind, c, *rows, bias, slope, dydz, scale, threshold, iteration, counter)
+def _forward(piece, thread, a, b, bk, bt, c, step, packed, kind, bias, slope, dydz, scale, threshold, done, counter):  # type: ignore[no-untyped-def]
+    rows = _product(piece, a, b, bk, bt, c, step, packed[thread])
+    activation(kind, c, *rows, bias, slope, dydz, scale, threshold, done, counter)
 
 
 @shared(f"void({_FACTORS}, int64, float32[:, :], float32)")
-def _backward(piece, thread, a, b, bk, bt, c, step, scratch, kind, y, slope):  # type: ignore[no-untyped-def]
-    rows = _product(piece, a, b, bk, bt, c, step, scratch[thread])
+def _backward(piece, thread, a, b, bk, bt, c, step, packed, kind, y, slope):  # type: ignore[no-untyped-def]
+    rows = _product(piece, a, b, bk, bt, c, step, packed[thread])
     slopes(kind, c, *rows, y, slope)
 
 
@@ -193,15 +191,22 @@ def _into_panels(piece, thread, b, panels, weights, sums):  # type: ignore[no-un
 _STATE = "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1]"
 
 
-@shared(f"void({_FACTORS}, {_STATE})")
-def _gradient(piece, thread, a, b, bk, bt, c, step, scratch, param, grad, m, v, constants, average, squares):  # type: ignore[no-untyped-def]
-    """A piece of dW, then Adam on it; the last piece is the bias, whose gradient is there already."""
-    width = c.shape[1]
-    first, last = c.shape[0], c.shape[0] + 1
-    if piece * step < c.shape[0]:
-        first, last = _product(piece, a, b, bk, bt, c, step, scratch[thread])
+@shared(f"void({_FACTORS}, float32[:, ::1], float32[::1], {_STATE})")
+def _gradient(piece, thread, a, b, bk, bt, c, step, packed, room, bias, param, grad, m, v, constants, average, squares):  # type: ignore[no-untyped-def]
+    """A piece of dW in the thread's own room, then Adam on it; the last piece is the bias, whose gradient is there already."""
+    width, own = c.shape[1], room[thread]
+    first, last = piece * step, min((piece + 1) * step, c.shape[0])
+    if first < last:
+        rows = own[: (last - first) * width].reshape((last - first, width))
+        _product(0, a[first:last], b, bk, bt, rows, step, packed[thread])
+    else:
+        first, last, own = c.shape[0], c.shape[0] + 1, bias
+    start, stop = first * width, last * width
     if param.size:
-        squares[piece] = adam(first * width, last * width, param, grad, m, v, constants, average)
+        squares[piece] = adam(start, stop, param, own, m, v, constants, average)
+    kept = grad[start:stop]  # none where nobody will look at it
+    for i in range(kept.size):
+        kept[i] = own[i]
 
 
 @shared(f"void({_STATE}, int64, int64)")
@@ -210,7 +215,8 @@ def _adam(piece, thread, param, grad, m, v, constants, average, squares, width, 
     rows = param.size // width - 1
     first = piece * step if piece * step < rows else rows
     last = min(first + step, rows) if first < rows else rows + 1
-    squares[piece] = adam(first * width, last * width, param, grad, m, v, constants, average)
+    start, stop = first * width, last * width
+    squares[piece] = adam(start, stop, param, grad[start:stop], m, v, constants, average)
 
 
 # --- what the table of kernels calls ---------------------------------------------------------------------------------
@@ -223,7 +229,7 @@ class Gemm:
 
     def __init__(self, pool: Pool) -> None:
         self.pool, self.sums = pool, "npgan"
-        self._panels = [NONE]  # of B: the last is used again and again, those before by calls that were recorded
+        self._panels, self._rooms = [NONE], [NONE]  # of B, and of dW, see ``_room``
         self._packed = np.empty((pool.threads, _DEPTH * _MOST_ROWS), np.float32)  # panels of A, for each thread
 
     def describe(self) -> str:
@@ -256,11 +262,13 @@ class Gemm:
     def update(self, x: np.ndarray, dz: np.ndarray, p: Parameters, c: np.ndarray | None, learn: bool) -> None:
         """dW = xᵀ·dz, db = Σ_n c_n·dz_n and, to ``learn``, Adam."""
         factors = self._into_panels(dz, NONE if c is None else c.T[0], p.layer.dbias)
-        state = (p.parameter, p.gradient, p.m, p.v) if learn else (NONE,) * 4
-        average = NONE if p.average is None else p.average
+        rows, width = update_rows(p.layer.out_features), p.layer.out_features
+        rooms = _room(self._rooms, self.pool.threads * rows * width).reshape(self.pool.threads, -1)
+        parameter, m, v = (p.parameter, p.m, p.v) if learn else (NONE,) * 3
+        gradient, average = (NONE if each is None else each for each in (p.gradient, p.average))
         _gradient(
-            self.pool.control, p.squares.size, x.T, *factors, p.layer.dweight, update_rows(p.layer.out_features),
-            self._packed, *state, p.constants, average, p.squares,
+            self.pool.control, p.squares.size, x.T, *factors, p.layer.dweight, rows, self._packed, rooms, p.layer.dbias,
+            parameter, gradient, m, v, p.constants, average, p.squares,
         )  # fmt: skip
 
     def adam(self, p: Parameters) -> None:
@@ -284,9 +292,7 @@ class Gemm:
     def _into_panels(self, b: np.ndarray, weights: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, int, int]:
         """Panels of B, the distance of their rows, and theirs."""
         tiles, depth = -(-b.shape[1] // COLUMNS), len(b)
-        if self._panels[-1].size < tiles * COLUMNS * depth:
-            self._panels.append(np.empty(tiles * COLUMNS * depth, np.float32))
-        panels = self._panels[-1]
+        panels = _room(self._panels, tiles * COLUMNS * depth)
         _into_panels(self.pool.control, tiles, b, panels, weights, sums)
         return panels.reshape(1, -1), COLUMNS, depth * COLUMNS
 
@@ -295,6 +301,13 @@ def update_rows(width: int) -> int:
     """Rows of dW in a piece: with p, m and v they fill three quarters of the L2 cache."""
     fit = _L2 * 3 // 4 // (4 * width * _BYTES)
     return min(max(fit // _STEP, 1) * _STEP, _MOST_ROWS)
+
+
+def _room(buffers: list[np.ndarray], size: int) -> np.ndarray:
+    """So many numbers of the last buffer, used again and again. Those before it are kept: recorded calls use them."""
+    if buffers[-1].size < size:
+        buffers.append(np.empty(size, np.float32))
+    return buffers[-1][:size]
 
 
 def _lies_well(array: np.ndarray) -> bool:

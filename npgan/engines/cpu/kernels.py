@@ -20,7 +20,7 @@ from numba import types
 from npgan.data.batches import scale_pixels
 from npgan.engines.cpu.epilogues import DROPOUT, LEAKY_RELU, NONE, TANH, TIMES, Mask, row_of, slopes_alone
 from npgan.engines.cpu.jit import inlined
-from npgan.engines.cpu.philox import counter, normal
+from npgan.engines.cpu.philox import LINE, counter, normal
 from npgan.engines.cpu.pool import Pool, shared
 from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass, Penalty
 from npgan.gan import LATENT_D, LATENT_G, kept_of_average
@@ -65,9 +65,8 @@ class CpuKernels(InOrder):
     def __init__(self, gemm: Gemm, record: bool = True) -> None:
         """``record``: an iteration's calls once, then replay them without Python in between; else each call is made anew."""
         self.gemm, self.pool = gemm, gemm.pool
-        self._recordings: WeakKeyDictionary[FusedStep, np.ndarray] | None = None
-        if record and gemm.recordable:
-            self._recordings = WeakKeyDictionary()
+        self._recordings: WeakKeyDictionary[FusedStep, np.ndarray] = WeakKeyDictionary()
+        self.keeps_gradients = not (record and gemm.recordable)
 
     def empty(self, rows: int, width: int) -> np.ndarray:
         """Columns start on a cache line if rows % 16 == 0.
@@ -84,10 +83,11 @@ class CpuKernels(InOrder):
         return self.gemm.partial_sums(layer)
 
     def launch(self, step: FusedStep) -> None:
-        if self._recordings is None:
+        if self.keeps_gradients:
             step.launch()
         elif step not in self._recordings:
-            self._recordings[step] = self.pool.record(step.launch)
+            keep = not step.gradients_last
+            self._recordings[step] = self.pool.record(lambda: step.launch(keep))
         else:
             for each in (step.parameters_d[0], step.parameters_g[0]):  # all of a net's share them
                 _set_constants(each, step.resident.step)
@@ -325,8 +325,11 @@ _PIXELS = types.Array(types.uint8, 2, "C", readonly=True)  # MNIST's may be a vi
     )
 )
 def _scaled_images(piece, thread, pixels, order, step, per_epoch, batch, scaled, y):  # type: ignore[no-untyped-def]
-    start = step[0] % per_epoch * batch
-    for n in range(y.shape[1]):
-        image = pixels[order[start + n]]
-        for o in range(piece * _PIXELS_OF_A_PIECE, min((piece + 1) * _PIXELS_OF_A_PIECE, y.shape[0])):
-            y[o, n] = scaled[image[o]]
+    """Of some pixels all images. Some rows at a time, so that a whole cache line of ``y`` is written at once."""
+    start, last = step[0] % per_epoch * batch, min((piece + 1) * _PIXELS_OF_A_PIECE, y.shape[0])
+    for first in range(0, y.shape[1], LINE):
+        rows = order[start + first : start + min(first + LINE, y.shape[1])]
+        for o in range(piece * _PIXELS_OF_A_PIECE, last):
+            row = row_of(y[o])
+            for n in range(rows.size):
+                row[first + n] = scaled[pixels[rows[n], o]]

@@ -66,8 +66,8 @@ class PlainGemm:
 
 
 @shared(f"void(int64, float32[:, :], float32[::1], float32, float32[:, :], {MASK})")
-def _activation(piece, thread, kind, z, bias, slope, dydz, scale, threshold, iteration, counter):  # type: ignore[no-untyped-def]
-    activation(kind, z, 0, z.shape[0], bias, slope, dydz, scale, threshold, iteration, counter)
+def _activation(piece, thread, kind, z, bias, slope, dydz, scale, threshold, done, counter):  # type: ignore[no-untyped-def]
+    activation(kind, z, 0, z.shape[0], bias, slope, dydz, scale, threshold, done, counter)
 
 
 _STATE = "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1]"
@@ -76,4 +76,4 @@ _STATE = "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], 
 @shared(f"void({_STATE})")
 def _adam(piece, thread, param, grad, m, v, constants, average, squares):  # type: ignore[no-untyped-def]
     first, last = piece * _ADAM_PIECE, min((piece + 1) * _ADAM_PIECE, param.size)
-    squares[piece] = adam(first, last, param, grad, m, v, constants, average)
+    squares[piece] = adam(first, last, param, grad[first:last], m, v, constants, average)

@@ -33,6 +33,7 @@ class CudaKernels:
     """The table. On a ``Gpu`` iterations become graphs; another launcher gets them launch by launch, on whatever stream."""
 
     asynchronous = True
+    keeps_gradients = True
     draws_from_any_row = False
 
     def __init__(self, launcher: Launcher, xp: ModuleType, design: Design = DESIGN) -> None:

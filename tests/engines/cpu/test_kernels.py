@@ -363,9 +363,25 @@ def test_recorded_iterations_are_those_launched_one_by_one(backend: Backend, opt
         for _ in range(3):
             metrics.append(engine.run(5))
             disturbing.run(1)
-        results.append((np.concatenate(metrics), state.generator.parameters, state.discriminator.parameters))
+        assert len(list(engine.tensors())) > 20  # now gradients are there
+        nets = state.generator, state.discriminator
+        results.append([*metrics, *(net.parameters for net in nets), *(net.gradients for net in nets)])
     for recorded, launched in zip(*results, strict=True):
         np.testing.assert_array_equal(recorded, launched)
+
+
+def test_where_training_diverges_gradients_are_those_of_that_iteration(backend: Backend) -> None:
+    """Also where they were not kept."""
+    config, found = TrainConfig(dataset="digits", batch_size=32, loss="bce-logits"), []
+    for record in (True, False):
+        state = new_state(config, backend)
+        state.discriminator.parameters *= np.float32(1e11)  # its logits overflow
+        engine = FusedEngine(CpuKernels(cpu_gemm(Blas(2)), record), state, _IMAGES, config)
+        assert len(engine.run(6)) == 1
+        found.append([(net, name, array.copy()) for net, name, array in engine.tensors()])
+    assert any("gradient of" in name for _, name, _ in found[0])
+    for (_, _, recorded), (_, name, launched) in zip(*found, strict=True):
+        np.testing.assert_array_equal(recorded, launched, err_msg=name)
 
 
 def test_the_steady_state_allocates_no_activations(backend: Backend) -> None:
