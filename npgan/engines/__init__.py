@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ KERNELS = ("auto", "reference", "fused")
 SAME_BYTES = "eight shards"  # what a checkpoint says of --same-bytes
 
 Report = Callable[[str], None]  # receives one line for the user
+Progress = Callable[[float], None]  # receives how much is done, from 0 to 1
 Start = Callable[["TrainState", "Array", "TrainConfig"], "Engine"]
 
 _PATIENCE = 1.0  # seconds: loading compiled kernels takes less, compiling them more
@@ -76,33 +79,38 @@ class Choice:
     gemm: str  # what multiplies matrices on a CPU, for the header; "" on a GPU
     sums: str | None  # what decides the order in which matmuls are summed, so their bytes; None on a GPU
     start: Start
+    kernels: Kernels | None = None  # a CPU's table of fused kernels, for an engine of several workers
 
 
-def choose(compute: Compute, backend: Backend, report: Report = lambda line: None) -> Choice:
+def choose(
+    compute: Compute, backend: Backend, report: Report = lambda line: None, progress: Progress = lambda done: None
+) -> Choice:
     """The engine for ``--kernels`` on ``backend``. ``compute.precision`` counts on a GPU only.
 
-    ``report`` is told when kernels have to be compiled first, which happens once on a machine. Raises InputError when fused
+    ``report`` is told when kernels have to be compiled first, which happens once on a machine, ``progress`` how far it is.
+
+    Raises InputError when fused
     kernels are asked for and cannot be had.
     """
     if compute.kernels not in KERNELS:
         raise InputError(f"--kernels must be one of {', '.join(KERNELS)}, got {compute.kernels!r}")
     if compute.workers != "one":
-        return _shared(compute, backend, report)
+        return _shared(compute, backend, report, progress)
     if compute.kernels == "reference":
         return _textbook(compute, backend, "asked for by --kernels reference")
     try:
-        return _cpu(compute, report) if backend.name == "numpy" else _cuda(compute, backend, report)
+        return _cpu(compute, report, progress) if backend.name == "numpy" else _cuda(compute, backend, report)
     except InputError as problem:
         if compute.kernels == "fused":
             raise InputError(f"--kernels fused: {problem}") from None
         return _textbook(compute, backend, str(problem))
 
 
-def _shared(compute: Compute, backend: Backend, report: Report) -> Choice:
+def _shared(compute: Compute, backend: Backend, report: Report, progress: Progress) -> Choice:
     """The engine that shares a run out to several workers, on the table that ``choose`` would take alone."""
     if backend.name != "numpy":
         raise InputError("one run on several workers is not there yet on a GPU: take --backend numpy")
-    alone = choose(replace(compute, ranks=Ranks(), same_bytes=False), backend, report)
+    alone = choose(replace(compute, ranks=Ranks(), same_bytes=False), backend, report, progress)
     kernels, why = _kernels_of(alone), alone.reason
     if not kernels.draws_from_any_row:
         lacking = "on several workers not yet: their dropout draws whole batches only"
@@ -125,16 +133,9 @@ def _kernels_of(choice: Choice) -> Kernels:
     """The table of kernels that a chosen engine runs on a CPU, for the schedule: the textbook's are those of ``reference``."""
     import numpy as np
 
-    from npgan.backend import select
-    from npgan.engines.base import FusedEngine
     from npgan.engines.reference import ReferenceKernels
-    from npgan.gan import DEFAULTS, new_state
 
-    if choice.name == "reference":
-        return ReferenceKernels(np.float32)
-    engine = choice.start(new_state(DEFAULTS, select("numpy")), np.zeros((1, 784), np.uint8), DEFAULTS)
-    assert isinstance(engine, FusedEngine)
-    return engine.kernels
+    return choice.kernels or ReferenceKernels(np.float32)
 
 
 def follow(compute: Compute) -> None:
@@ -158,7 +159,7 @@ def _textbook(compute: Compute, backend: Backend, why: str) -> Choice:
     return Choice("reference", why, gemm, sums, ReferenceEngine)
 
 
-def _cpu(compute: Compute, report: Report) -> Choice:
+def _cpu(compute: Compute, report: Report, progress: Progress) -> Choice:
     try:
         import numba
     except ImportError as error:
@@ -166,19 +167,19 @@ def _cpu(compute: Compute, report: Report) -> Choice:
         raise InputError(f"{missing}: pip install 'npgan[fast]' to train twice as fast") from None
     try:
         with _notice(report):
-            _compile_elsewhere()
+            _compile_elsewhere(progress)
             from npgan.engines.base import FusedEngine
             from npgan.engines.cpu import cache
             from npgan.engines.cpu.kernels import CpuKernels
 
             multiply = cpu_gemm(compute.blas)
+            table = CpuKernels(multiply)
     except Exception as error:  # of numba and LLVM, without a common base class
         raise InputError(f"numba cannot compile the fused kernels: {first_line(error)}") from None
     asked = "asked for by --kernels fused, " if compute.kernels == "fused" else ""
     why = "; ".join([f"{asked}numba {numba.__version__}", *cache.problems])
-    return Choice(
-        "fused", why, multiply.describe(), multiply.sums, lambda *run: FusedEngine(CpuKernels(multiply), *run)
-    )
+    start = partial(FusedEngine, table)
+    return Choice("fused", why, multiply.describe(), multiply.sums, start, table)
 
 
 def cpu_gemm(blas: Blas) -> Gemm | PlainGemm:
@@ -206,7 +207,7 @@ def _cuda(compute: Compute, backend: Backend, report: Report) -> Choice:
     return Choice("fused", why, "", None, lambda *run: FusedEngine(CudaKernels(gpu, backend.xp), *run))
 
 
-def _compile_elsewhere() -> None:
+def _compile_elsewhere(progress: Progress) -> None:
     """Where kernels have yet to be compiled, has another process do that, so that this one loads them as later ones will.
 
     A function that was compiled here may be optimized otherwise than the same one from the cache, and sum in another order:
@@ -240,7 +241,17 @@ def _compile_elsewhere() -> None:
         command = [sys.executable, "-c", f"import {', '.join(modules)}"]
         # should it fail, so does compiling them here, or keeping them, and that tells the user why
         environment = {**os.environ, "PYTHONPATH": path, "NPGAN_FILLS_CACHE": "1"}
-        subprocess.run(command, env=environment, capture_output=True, check=False)
+        sources = Path(__file__).with_name("cpu").glob("*.py")
+        unused = "plain" if vectors.suitable() else "gemm"
+        code = "".join(path.read_text(encoding="utf-8") for path in sources if path.stem != unused)
+        functions = len(re.findall(r"^@(?:shared|compiled)\(", code, re.M))
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as compiler:
+            try:
+                for done, _ in enumerate(compiler.stdout or (), 1):  # a line for each function
+                    progress(min(done / functions, 1.0))
+            except BaseException:
+                compiler.kill()
+                raise
 
 
 def _notice(report: Report) -> AbstractContextManager[None]:

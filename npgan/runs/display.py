@@ -129,28 +129,32 @@ class TrainingDisplay:
         self._print_rows(rows, self._name_width)
 
     @contextmanager
-    def preparing(self, report: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
-        """While something is made ready, its caller may say what takes so long, from any thread, in the line it is given.
+    def preparing(
+        self, report: Callable[[str], None]
+    ) -> Iterator[tuple[Callable[[str], None], Callable[[float], None]]]:
+        """While something is made ready, its caller may say what takes so long, and how much is done, from 0 to 1.
 
-        On a terminal the line has a spinner and the seconds, and is gone at the end. Elsewhere ``report`` prints it.
+        It gets the two functions for that, for any thread. On a terminal the line has a bar and the seconds, and is gone
+        at the end. Elsewhere ``report`` prints it.
         """
         if not self._live:
-            yield report
+            yield report, lambda done: None
             return
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         text = TextColumn("{task.description}", markup=False)
-        progress = Progress(SpinnerColumn(), text, TimeElapsedColumn(), console=self._console, transient=True)
+        progress = Progress(BarColumn(20), text, TimeElapsedColumn(), console=self._console, transient=True)
         lock, over = threading.Lock(), False
+        task = progress.add_task("", total=None)  # without a total the bar only shows that something is done
 
-        def spin(line: str) -> None:
+        def say(line: str) -> None:
             with lock:
                 if not over:  # a timer may come too late
-                    progress.add_task(one_line(line), total=None)
+                    progress.update(task, description=one_line(line))
                     progress.start()
 
         try:
-            yield spin
+            yield say, lambda done: progress.update(task, total=1.0, completed=done)
         finally:
             with lock:
                 over = True

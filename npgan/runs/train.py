@@ -254,8 +254,8 @@ def _backend(compute: Compute, asked: Compute, config: TrainConfig) -> Backend:
 
 def _choice(compute: Compute, asked: Compute, backend: Backend, display: TrainingDisplay, report: Report) -> Choice:
     """The engine for ``compute``, likewise. Compiling it is shown, and then what was chosen. Raises InputError."""
-    with display.preparing(report) as said:
-        choice = choose(compute, backend, said)
+    with display.preparing(report) as (say, progress):
+        choice = choose(compute, backend, say, progress)
     if compute.kernels != asked.kernels:
         choice = replace(choice, reason="as before")
     kernels = f"{choice.name}, {compute.precision or 'fp32'} ({choice.reason})"
@@ -271,8 +271,8 @@ def _display(request: Request, config: TrainConfig, data: Dataset, step: int, lo
 @contextmanager
 def _first_use(backend: Backend, display: TrainingDisplay, report: Report) -> Iterator[None]:
     """The textbook on CuPy compiles a kernel for every kind of operation, when it first meets it."""
-    with display.preparing(report) as said:
-        compiling = notice(said, "CuPy compiles its kernels: once on this machine, up to a minute")
+    with display.preparing(report) as (say, _):
+        compiling = notice(say, "CuPy compiles its kernels: once on this machine, up to a minute")
         with compiling if backend.name == "cupy" else nullcontext():
             yield
 

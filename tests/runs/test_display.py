@@ -105,21 +105,24 @@ def test_the_header_comes_in_parts_with_one_column_of_names() -> None:
         assert first.index("ALL") == second.index("BLAS")
 
 
-def test_on_a_terminal_what_is_prepared_has_a_spinner_that_goes_away() -> None:
+def test_on_a_terminal_what_is_prepared_has_a_bar_that_goes_away() -> None:
     console, reported = terminal_console(), []
-    with TrainingDisplay(2, 10, 0, console=console).preparing(reported.append) as said:
-        said("compiling [1]")
-        assert re.search(r". compiling \[1\] +0:00:00", visible_lines(printed(console))[0])
+    with TrainingDisplay(2, 10, 0, console=console).preparing(reported.append) as (say, progress):
+        progress(0.5)
+        assert not printed(console)
+        say("compiling [1]")
+        assert re.search(r"━{10}\S* ?━* compiling \[1\] +0:00:00", visible_lines(printed(console))[0])
     shown = printed(console)
-    said("too late")
+    say("too late")
     assert printed(console) == shown and shown.endswith("\x1b[2K") and shown.rindex("\x1b[?25h") > 0
     assert not reported
 
 
 def test_elsewhere_it_has_one_line_and_where_nothing_is_said_there_is_none() -> None:
     console, reported = plain_console(), []
-    with TrainingDisplay(2, 10, 0, console=console).preparing(reported.append) as said:
-        said("compiling")
+    with TrainingDisplay(2, 10, 0, console=console).preparing(reported.append) as (say, progress):
+        progress(0.5)
+        say("compiling")
     assert (reported, printed(console)) == (["compiling"], "")
     console = terminal_console()
     with TrainingDisplay(2, 10, 0, console=console).preparing(reported.append):

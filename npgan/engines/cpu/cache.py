@@ -69,6 +69,8 @@ class KernelCache(FunctionCache):
             content = stamp + dumps(self._impl.reduce(compiled))
             with replacing(path) as file:
                 file.write(hashlib.sha256(content).digest() + content)
+            if must_save:
+                print(flush=True)  # who waits counts the lines
         except OSError as error:
             if must_save:
                 raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,10 +131,24 @@ def test_the_header_says_what_was_wrong(backend: Backend, monkeypatch: pytest.Mo
     assert "; the cache was damaged" in choose(Compute(), backend).reason
 
 
+@pytest.mark.slow
+def test_how_far_the_compiling_is(tmp_path: Path) -> None:
+    code = (
+        "from npgan.backend import select\n"
+        "from npgan.engines import Compute, choose\n"
+        "print(choose(Compute(), select('numpy'), progress=print).name)\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    *shares, name = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert name == "fused" and len(shares) > 15
+    assert list(map(float, shares)) == [(number + 1) / len(shares) for number in range(len(shares))]
+
+
 def test_what_cannot_be_compiled_at_all_is_left_to_the_textbook(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> None:
+    def broken(progress: engines.Progress) -> None:
         raise AssertionError("LLVM is not what it was\nmore of it")
 
     monkeypatch.setattr(engines, "_compile_elsewhere", broken)
