@@ -17,7 +17,7 @@ from npgan.engines.cpu.philox import philox, tanh
 from npgan.engines.cpu.pool import Pool, shared
 
 # What ``activation`` makes of z = c + bias, and ``slopes`` of c = ∂L/∂y
-NOTHING, BIAS, LEAKY_RELU, DROPOUT, TANH, TIMES = range(6)
+NOTHING, LEAKY_RELU, DROPOUT, TANH, TIMES = range(5)
 GROUP = 8  # rows of one Philox block
 _ROWS_OF_A_PIECE = 64
 
@@ -55,12 +55,9 @@ def activation(kind, z, first, last, bias, slope, dydz, scale, threshold, done, 
                 for n in range(row.size):
                     y = row[n] + b
                     row[n] = max(y, slope * y)
-            elif kind == TANH:
-                for n in range(row.size):
-                    row[n] = tanh(row[n] + b)
             else:
                 for n in range(row.size):
-                    row[n] += b
+                    row[n] = tanh(row[n] + b)
 
 
 @inlined

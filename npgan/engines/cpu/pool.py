@@ -314,8 +314,8 @@ def _do_a_piece(control, thread):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _words(bytes):  # type: ignore[no-untyped-def]
-    return (bytes + 7) >> 3
+def _words(size):  # type: ignore[no-untyped-def]
+    return (size + 7) >> 3
 
 
 @inlined
