@@ -65,8 +65,10 @@ class CpuKernels(InOrder):
     def __init__(self, gemm: Gemm, record: bool = True) -> None:
         """``record``: an iteration's calls once, then replay them without Python in between; else each call is made anew."""
         self.gemm, self.pool = gemm, gemm.pool
-        self._recordings: WeakKeyDictionary[FusedStep, np.ndarray] = WeakKeyDictionary()
-        self.keeps_gradients = not (record and gemm.recordable)
+        self._recordings: WeakKeyDictionary[FusedStep, np.ndarray] | None = None
+        if record and gemm.recordable:
+            self._recordings = WeakKeyDictionary()
+        self.keeps_gradients = self._recordings is None
 
     def empty(self, rows: int, width: int) -> np.ndarray:
         """Columns start on a cache line if rows % 16 == 0.
@@ -83,11 +85,11 @@ class CpuKernels(InOrder):
         return self.gemm.partial_sums(layer)
 
     def launch(self, step: FusedStep) -> None:
-        if self.keeps_gradients:
+        if self._recordings is None:
             step.launch()
         elif step not in self._recordings:
-            keep = not step.gradients_last
-            self._recordings[step] = self.pool.record(lambda: step.launch(keep))
+            keep_gradients = not step.gradients_last
+            self._recordings[step] = self.pool.record(lambda: step.launch(keep_gradients))
         else:
             for each in (step.parameters_d[0], step.parameters_g[0]):  # all of a net's share them
                 _set_constants(each, step.resident.step)
