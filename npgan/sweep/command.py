@@ -71,7 +71,9 @@ def sweep(options: Options) -> int:
         found.prepare()
         where = f"at {options.scheduler}" if options.scheduler else "on this machine"
         share = f"{threads} thread{'s' if threads != 1 else ''} a run"
-        console.print(f"{len(runs)} runs in {out}, {many} worker{'s' if many != 1 else ''} {where}, {share}", soft_wrap=True)
+        console.print(
+            f"{len(runs)} runs in {out}, {many} worker{'s' if many != 1 else ''} {where}, {share}", soft_wrap=True
+        )
         if not many:
             say("there are no workers yet: waiting for some", to_stderr=True)
         ours = identity()
