@@ -25,7 +25,7 @@ from npgan.cli import main
 from npgan.config import PRESETS
 from npgan.data.digits import render
 from npgan.data.idx import write_idx
-from npgan.engines import Choice, Compute, Report
+from npgan.engines import Choice, Compute, Progress, Report
 from npgan.engines.cpu import blas
 from npgan.runs.checkpoint import load, restore
 from npgan.runs.sample import noise_vectors
@@ -155,11 +155,11 @@ def test_the_header_stands_before_compiling_and_what_was_chosen_after_it(
 
     shown = []
 
-    def choose(compute: Compute, backend: Backend, report: Report) -> Choice:
+    def choose(compute: Compute, backend: Backend, report: Report, progress: Progress) -> Choice:
         shown.append(capsys.readouterr().out)
         report("compiling")
         shown.append(capsys.readouterr().err)
-        return engines.choose(compute, backend, report)
+        return engines.choose(compute, backend, report, progress)
 
     monkeypatch.setattr(run_module, "choose", choose)
     assert main(_train(data, tmp_path / "run")) == 0
@@ -178,8 +178,8 @@ def test_an_engine_goes_on_ahead_only_where_nobody_looks(
 
     asked: list[tuple[int, int]] = []  # the iterations that a call ends with, and those ahead
 
-    def choose(compute: Compute, backend: Backend, report: Report) -> Choice:
-        choice = engines.choose(compute, backend, report)
+    def choose(compute: Compute, backend: Backend, report: Report, progress: Progress) -> Choice:
+        choice = engines.choose(compute, backend, report, progress)
 
         def start(state: Any, images: Any, config: Any) -> Any:
             engine = choice.start(state, images, config)
@@ -236,9 +236,9 @@ import numpy as np
 from npgan.cli import main
 from npgan.runs import train as run_module
 
-def choose(compute, backend, report, choose=run_module.choose):
+def choose(compute, backend, report, progress, choose=run_module.choose):
     report("compiling")
-    return choose(compute, backend, report)
+    return choose(compute, backend, report, progress)
 
 def broken(*of):
     raise OSError(28, "No space left on device", "training.gif")

@@ -8,6 +8,7 @@ millions.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -58,7 +59,9 @@ def _checks(
     def run(start: Start, dtype: Any, iterations: int) -> dict[str, Array]:
         g, d = (net.astype(dtype) for net in nets)
         state = state_of(config, g, d, _STEP)
-        metrics = start(state, images, config).run(iterations)
+        engine = start(state, images, config)
+        metrics = engine.run(iterations)
+        deque(engine.tensors(), 0)  # a table may compute gradients only for who looks
         found = dict(zip(StepMetrics._fields, xp.asarray(metrics[-1:].T), strict=True))
         for name, net, adam in (("D", d, state.optimizer_d), ("G", g, state.optimizer_g)):
             layers = groupby(net.gradient_tensors.items(), key=lambda item: item[0].partition(".")[0])

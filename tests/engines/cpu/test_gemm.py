@@ -171,7 +171,7 @@ def test_kernels_are_compiled_by_another_process(tmp_path: Path) -> None:
         from npgan.backend import select
         from npgan.engines import Compute, choose
         backend = select("numpy")
-        subprocess.run = run
+        subprocess.Popen = run
         choose(Compute(kernels="fused"), backend)"""
     empty = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(_ROOT)}
     done = subprocess.run(
