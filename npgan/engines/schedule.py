@@ -21,9 +21,12 @@ from npgan.backend import Array, array_module, to_numpy
 from npgan.config import TrainConfig
 from npgan.gan import IMAGE_PIXELS, PASS_D, PASS_G, TrainState, loss_of
 from npgan.nn.layers import Dense, Dropout, Layer, LeakyReLU, Sigmoid, Tanh
-from npgan.nn.losses import Loss
+from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss, Relativistic
 from npgan.nn.network import Sequential
 from npgan.nn.optim import Adam
+
+_LOSSES = [loss().name for loss in (BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Relativistic)]
+BCE, BCE_LOGITS, RELATIVISTIC = range(len(_LOSSES))  # what kernels know them by; math.cuh has the same enum
 
 
 class Resident(NamedTuple):
@@ -443,6 +446,11 @@ class FusedStep:
             found.append(Parameters(layer, *vectors, optimizer, constants, own_squares, own_average, self.config.ema))
             start, part = own.stop, part + count
         return found, squares
+
+
+def loss_number(loss: Loss) -> int:
+    """BCE, BCE_LOGITS or RELATIVISTIC."""
+    return _LOSSES.index(loss.name)
 
 
 def unsupported(state: TrainState, config: TrainConfig) -> str | None:

@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from npgan.engines.cpu.jit import inlined
 from npgan.engines.cpu.philox import philox, tanh
 from npgan.engines.cpu.pool import Pool, shared
+from npgan.engines.schedule import Parameters
 
 # What ``activation`` makes of z = c + bias, and ``slopes`` of c = ∂L/∂y
 NOTHING, LEAKY_RELU, DROPOUT, TANH, TIMES = range(5)
@@ -24,6 +25,8 @@ _ROWS_OF_A_PIECE = 64
 # Dropout's scale and threshold; the iteration (1,); the rest of Philox's counter and key, and rows before
 Mask = tuple[float, int, np.ndarray, tuple[int, int, int, int, int]]
 MASK = "float32, uint32, uint32[::1], UniTuple(uint64, 5)"  # to numba
+
+ADAM = ", ".join(["float32[::1]"] * 7)  # ``adam_arrays`` to numba
 
 NONE, NO_ROWS = np.empty(0, np.float32), np.empty((0, 0), np.float32)
 NO_MASK: Mask = (0.0, 0, np.empty(0, np.uint32), (0, 0, 0, 0, 0))
@@ -110,6 +113,12 @@ def slopes_alone(pool: Pool, kind: int, dz: np.ndarray, y: np.ndarray, slope: fl
 @shared("void(int64, float32[:, :], float32[:, :], float32)")
 def _slopes(piece, thread, kind, dz, y, slope):  # type: ignore[no-untyped-def]
     slopes(kind, dz, piece * _ROWS_OF_A_PIECE, min((piece + 1) * _ROWS_OF_A_PIECE, dz.shape[0]), y, slope)
+
+
+def adam_arrays(p: Parameters) -> tuple[np.ndarray, ...]:
+    """Parameter, gradient, m, v, constants, average and squares: NONE for what there is not."""
+    gradient, average = (NONE if each is None else each for each in (p.gradient, p.average))
+    return p.parameter, gradient, p.m, p.v, p.constants, average, p.squares
 
 
 @inlined

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from npgan.engines.cpu.epilogues import (
+    ADAM,
     MASK,
     NO_MASK,
     NO_ROWS,
@@ -33,6 +34,7 @@ from npgan.engines.cpu.epilogues import (
     Mask,
     activation,
     adam,
+    adam_arrays,
     row_of,
     slopes,
 )  # fmt: skip
@@ -188,11 +190,10 @@ def _into_panels(piece, thread, b, panels, weights, sums):  # type: ignore[no-un
             sums[first + j] = total
 
 
-_STATE = "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1]"
-
-
-@shared(f"void({_FACTORS}, float32[:, ::1], float32[::1], {_STATE})")
-def _gradient(piece, thread, a, b, bk, bt, c, step, packed, room, bias, param, grad, m, v, constants, average, squares):  # type: ignore[no-untyped-def]
+@shared(f"void({_FACTORS}, float32[:, ::1], float32[::1], boolean, {ADAM})")
+def _gradient(
+    piece, thread, a, b, bk, bt, c, step, packed, room, bias, learn, param, grad, m, v, constants, average, squares
+):  # type: ignore[no-untyped-def]
     """A piece of dW in the thread's own room, then Adam on it; the last piece is the bias, whose gradient is there already."""
     width, own = c.shape[1], room[thread]
     first, last = piece * step, min((piece + 1) * step, c.shape[0])
@@ -202,14 +203,14 @@ def _gradient(piece, thread, a, b, bk, bt, c, step, packed, room, bias, param, g
     else:
         first, last, own = c.shape[0], c.shape[0] + 1, bias
     start, stop = first * width, last * width
-    if param.size:
+    if learn:
         squares[piece] = adam(start, stop, param, own, m, v, constants, average)
     kept = grad[start:stop]  # none where nobody will look at it
     for i in range(kept.size):
         kept[i] = own[i]
 
 
-@shared(f"void({_STATE}, int64, int64)")
+@shared(f"void({ADAM}, int64, int64)")
 def _adam(piece, thread, param, grad, m, v, constants, average, squares, width, step):  # type: ignore[no-untyped-def]
     """The pieces of ``_gradient`` without the product."""
     rows = param.size // width - 1
@@ -264,18 +265,15 @@ class Gemm:
         factors = self._into_panels(dz, NONE if c is None else c.T[0], p.layer.dbias)
         rows, width = update_rows(p.layer.out_features), p.layer.out_features
         rooms = _room(self._rooms, self.pool.threads * rows * width).reshape(self.pool.threads, -1)
-        parameter, m, v = (p.parameter, p.m, p.v) if learn else (NONE,) * 3
-        gradient, average = (NONE if each is None else each for each in (p.gradient, p.average))
         _gradient(
             self.pool.control, p.squares.size, x.T, *factors, p.layer.dweight, rows, self._packed, rooms, p.layer.dbias,
-            parameter, gradient, m, v, p.constants, average, p.squares,
+            learn, *adam_arrays(p),
         )  # fmt: skip
 
     def adam(self, p: Parameters) -> None:
         """The part of ``update`` that reads ``p.gradient``."""
-        average, width = NONE if p.average is None else p.average, p.layer.out_features
-        state = p.parameter, p.gradient, p.m, p.v, p.constants, average, p.squares
-        _adam(self.pool.control, p.squares.size, *state, width, update_rows(width))
+        width = p.layer.out_features
+        _adam(self.pool.control, p.squares.size, *adam_arrays(p), width, update_rows(width))
 
     def partial_sums(self, layer: Dense) -> int:
         """The pieces of ``update``."""

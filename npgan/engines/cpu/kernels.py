@@ -22,10 +22,21 @@ from npgan.engines.cpu.epilogues import DROPOUT, LEAKY_RELU, NONE, TANH, TIMES, 
 from npgan.engines.cpu.jit import inlined
 from npgan.engines.cpu.philox import LINE, counter, normal
 from npgan.engines.cpu.pool import Pool, shared
-from npgan.engines.schedule import Draw, FusedStep, InOrder, Parameters, Pass, Penalty
+from npgan.engines.schedule import (
+    BCE,
+    BCE_LOGITS,
+    RELATIVISTIC,
+    Draw,
+    FusedStep,
+    InOrder,
+    Parameters,
+    Pass,
+    Penalty,
+    loss_number,
+)
 from npgan.gan import LATENT_D, LATENT_G, kept_of_average
 from npgan.nn.layers import Dense
-from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss, Relativistic
+from npgan.nn.losses import Loss
 from npgan.nn.ops import BCE_EPSILON
 from npgan.nn.philox import Stream
 
@@ -34,8 +45,6 @@ _SCALED = scale_pixels(np.arange(256, dtype=np.uint8))
 _PIXELS_OF_A_PIECE = 64  # of each image: on one cache line or two
 _ROWS_OF_A_PIECE = 64
 _EPSILON = np.float32(BCE_EPSILON)
-_BCE, _LOGITS, _RELATIVISTIC = range(3)
-_LOSSES = [loss().name for loss in (BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Relativistic)]
 
 
 class Gemm(Protocol):
@@ -123,7 +132,7 @@ class CpuKernels(InOrder):
 
     def head(self, p: Pass, layer: Dense, slope: float, loss: Loss) -> None:
         weight, control = layer.weight[:, 0], self.pool.control
-        kind, z, dz = _LOSSES.index(loss.name), p.output.T[0], p.output_dz.T[0]
+        kind, z, dz = loss_number(loss), p.output.T[0], p.output_dz.T[0]
         _last_layer(control, 1, p.y[-1].T, weight, layer.bias, kind, p.target.T[0], z, dz)
         if p.dydz:
             _outer_dydz(control, _pieces(p.dz[-1]), p.start.T[0], weight, p.dydz[-1].T, p.dz[-1].T)
@@ -176,7 +185,7 @@ class CpuKernels(InOrder):
         resident, d, g = step.resident, step.pass_d, step.pass_g
         penalty = step.penalty.value.T[0] if step.penalty else NONE
         _metrics(
-            self.pool.control, 1, _LOSSES.index(step.loss.name), d.output.T[0], d.target.T[0], g.output.T[0], g.target.T[0],
+            self.pool.control, 1, loss_number(step.loss), d.output.T[0], d.target.T[0], g.output.T[0], g.target.T[0],
             step.rows, penalty, step.squares_d, step.squares_g, resident.metrics, resident.step,
         )  # fmt: skip
 
@@ -215,13 +224,13 @@ def _last_layer(piece, thread, y, weight, bias, loss, target, z, dz):  # type: i
     pairs = z.size // 2
     for n in range(z.size):
         z[n] += bias[0]
-    for n in range(z.size if loss != _RELATIVISTIC else pairs):
-        logit = z[n] if loss != _RELATIVISTIC else z[n] - z[pairs + n]
+    for n in range(z.size if loss != RELATIVISTIC else pairs):
+        logit = z[n] if loss != RELATIVISTIC else z[n] - z[pairs + n]
         p, t = _sigmoid(logit), target[n]
-        if loss == _BCE:
+        if loss == BCE:
             z[n] = p
             dz[n] = ((_ONE - t) / (_ONE - p + _EPSILON) - t / (p + _EPSILON)) / rows * p * (_ONE - p)
-        elif loss == _LOGITS:
+        elif loss == BCE_LOGITS:
             dz[n] = (p - t) / rows
         else:
             dz[n] = (p - t) / np.float32(pairs)
@@ -247,13 +256,13 @@ def _outer_leaky_relu(piece, thread, dz, weight, y, slope, dz_before):  # type: 
 @inlined
 def _loss(loss, z, target):  # type: ignore[no-untyped-def]
     """The mean over the rows, or pairs of them, of what ``nn.ops`` says; for "bce" z are probabilities."""
-    total, count = 0.0, z.size // 2 if loss == _RELATIVISTIC else z.size
+    total, count = 0.0, z.size // 2 if loss == RELATIVISTIC else z.size
     for n in range(count):
         t = target[n]
-        if loss == _BCE:
+        if loss == BCE:
             total -= t * np.log(z[n] + _EPSILON) + (_ONE - t) * np.log(_ONE - z[n] + _EPSILON)
         else:
-            logit = z[n] - z[count + n] if loss == _RELATIVISTIC else z[n]
+            logit = z[n] - z[count + n] if loss == RELATIVISTIC else z[n]
             total += (logit if logit > _ZERO else _ZERO) - t * logit + np.log1p(np.exp(-abs(logit)))
     return total / count
 
@@ -270,10 +279,10 @@ def _metrics(piece, thread, loss, d, target_d, g, target_g, rows, penalty, squar
         loss_d += penalty[n]
     for n in range(rows):
         x, y = d[n], d[rows + n]
-        if loss == _RELATIVISTIC:
+        if loss == RELATIVISTIC:
             x, y = x - y, y - x
-        real += x if loss == _BCE else _sigmoid(x)
-        fake += y if loss == _BCE else _sigmoid(y)
+        real += x if loss == BCE else _sigmoid(x)
+        fake += y if loss == BCE else _sigmoid(y)
     for n in range(squares_d.size):
         norm_d += squares_d[n]
     for n in range(squares_g.size):

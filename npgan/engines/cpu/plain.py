@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from npgan.engines.cpu.blas import Blas
-from npgan.engines.cpu.epilogues import MASK, NO_MASK, NO_ROWS, NONE, Mask, activation, adam, slopes_alone
+from npgan.engines.cpu.epilogues import ADAM, MASK, NO_MASK, NO_ROWS, Mask, activation, adam, adam_arrays, slopes_alone
 from npgan.engines.cpu.pool import Pool, shared
 from npgan.engines.schedule import Parameters
 from npgan.nn.layers import Dense
@@ -57,8 +57,7 @@ class PlainGemm:
 
     def adam(self, p: Parameters) -> None:
         """The part of ``update`` that reads ``p.gradient``."""
-        state = p.parameter, p.gradient, p.m, p.v, p.constants, NONE if p.average is None else p.average, p.squares
-        _adam(self.pool.control, p.squares.size, *state)
+        _adam(self.pool.control, p.squares.size, *adam_arrays(p))
 
     def partial_sums(self, layer: Dense) -> int:
         """The pieces of ``adam``."""
@@ -70,10 +69,7 @@ def _activation(piece, thread, kind, z, bias, slope, dydz, scale, threshold, don
     activation(kind, z, 0, z.shape[0], bias, slope, dydz, scale, threshold, done, counter)
 
 
-_STATE = "float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1], float32[::1]"
-
-
-@shared(f"void({_STATE})")
+@shared(f"void({ADAM})")
 def _adam(piece, thread, param, grad, m, v, constants, average, squares):  # type: ignore[no-untyped-def]
     first, last = piece * _ADAM_PIECE, min((piece + 1) * _ADAM_PIECE, param.size)
     squares[piece] = adam(first, last, param, grad[first:last], m, v, constants, average)

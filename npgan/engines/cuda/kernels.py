@@ -17,16 +17,13 @@ import numpy as np
 from npgan.backend import Array
 from npgan.engines.cuda.device import CLUSTER, CLUSTERED, DESIGN, THREADS, Design, Gpu, Launcher, clustered, tile_of
 from npgan.engines.cuda.graph import Graphs
-from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass, Penalty
+from npgan.engines.schedule import Draw, FusedStep, Parameters, Pass, Penalty, loss_number
 from npgan.gan import IMAGE_PIXELS
 from npgan.nn.layers import Dense
-from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss, Relativistic
+from npgan.nn.losses import Loss
 
 _i, _f, _u, _u64, _d = np.int32, np.float32, np.uint32, np.uint64, np.float64  # the kernels' argument types
 _NULL = np.uint64(0)
-_LOSSES = [
-    loss().name for loss in (BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Relativistic)
-]  # math.cuh, enum Loss
 
 
 class CudaKernels:
@@ -147,7 +144,7 @@ class CudaKernels:
         rows, width = x.shape
         self.launcher.launch(
             "head", (-(-rows * 32 // THREADS), 1), x, layer.weight, layer.bias, p.target, dydz, start, p.output,
-            p.output_dz, p.dz[-1], _i(rows), _i(width), _f(slope), _i(_LOSSES.index(loss.name)),
+            p.output_dz, p.dz[-1], _i(rows), _i(width), _f(slope), _i(loss_number(loss)),
         )  # fmt: skip
 
     def backward_leaky_relu(self, dz: Array, layer: Dense, y: Array, slope: float, dz_before: Array) -> None:
@@ -195,7 +192,7 @@ class CudaKernels:
             "finish", (1, 1), d.output, d.target, g.output, g.target, step.squares_d, step.squares_g,
             step.penalty.value if step.penalty else _NULL, resident.metrics, step.counter, resident.step, _u(advance),
             _i(step.rows), _i(step.batch),
-            _i(len(resident.metrics)), _i(step.squares_d.size), _i(step.squares_g.size), _i(_LOSSES.index(step.loss.name)),
+            _i(len(resident.metrics)), _i(step.squares_d.size), _i(step.squares_g.size), _i(loss_number(step.loss)),
         )  # fmt: skip
 
     def _update(self, x: Array, dz: Array, p: Parameters, m: Any, c: Array | None) -> None:
