@@ -1,21 +1,20 @@
 """The checks of ``gan.train_step``: on small networks in every element, over its settings, and on the real ones by sample.
 
-What a step's gradient should be the derivative of is written down here once more, from the forwards alone: the D step's
-loss as a function of D's parameters, the G step's as a function of G's. Dropout's masks are those of the step's own keys.
+What a step's gradient should be the derivative of is written down here once more, from the forwards alone (``StepLosses``).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from npgan import gan
-from npgan.backend import Array
+from npgan.backend import Array, array_module
 from npgan.config import TrainConfig
 from npgan.data.batches import scale_pixels
 from npgan.gradcheck.adam import adam_factors, adam_formula
@@ -44,6 +43,48 @@ _HALF_BATCH = [
     Factor(2.0, Hint("mean-sum", "twice too large: the mean is over real and fake rows together, not over each kind")),
     Factor(0.5, Hint("mean-sum", "half of what it should be: the mean is over the wrong number of rows")),
 ]
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The losses of the iteration after ``step`` others, each with what the forward's branches go by (``networks.kinks``).
+
+    ``images`` (2b, pixels): real, then fake. Dropout's masks are those of the iteration's own keys.
+    """
+
+    config: TrainConfig
+    step: int
+    images: Array
+
+    @property
+    def key_d(self) -> DropoutKey:
+        return DropoutKey(self.config.seed, self.step, gan.PASS_D)
+
+    def of_d(self, d: Sequential) -> tuple[Array, list[Array]]:
+        """What D should lower, with the gradient penalties."""
+        config, xp, b = self.config, array_module(self.images), len(self.images) // 2
+        output, caches = d.forward(self.images, self.key_d)
+        target = xp.asarray(np.repeat([1.0 - config.label_smoothing, 0.0], b)[:, None])
+        value = gan.loss_of(config).forward(output, target)
+        if config.penalized:
+            rate = xp.asarray(np.repeat([config.r1, config.r2], b)[:, None] / b)
+            value = value + 0.5 * (rate * d.backward_input(xp.ones_like(output), caches) ** 2).sum()
+        return value, kinks(d, caches)
+
+    def of_g(self, g: Sequential, noise: Array, updated_d: Sequential) -> tuple[Array, list[Array]]:
+        """What G should lower. ``updated_d``: D as it is after its own update."""
+        fakes, caches = g.forward(noise)
+        value, branches = self.of_fakes(fakes, updated_d)
+        return value, [*kinks(g, caches), *branches]
+
+    def of_fakes(self, fakes: Array, updated_d: Sequential) -> tuple[Array, list[Array]]:
+        """``of_g`` as a function of G's images (B, pixels)."""
+        config, xp = self.config, array_module(self.images)
+        paired = self.images[: len(self.images) // 2 if config.loss == "relativistic" else 0]
+        key = DropoutKey(config.seed, self.step, gan.PASS_G) if config.dropout_in_g_step else None
+        output, caches = updated_d.forward(xp.concatenate([paired, fakes]), key)
+        target = xp.asarray(np.repeat([0.0, 1.0], [len(paired), len(fakes)])[:, None])
+        return gan.loss_of(config).forward(output, target), kinks(updated_d, caches)
 
 
 def train_step_checks(rng: np.random.Generator, xp: ModuleType, real: bool) -> Iterator[Check | FormulaCheck]:
@@ -95,23 +136,10 @@ def _checks(
         for site, rows in ((gan.LATENT_D, b), (gan.LATENT_G, b if pairs else config.batch_size))
     )
     images = xp.concatenate([scale_pixels(pixels, np.float64), g(noise_d)])
-    target = xp.asarray(np.repeat([1.0 - config.label_smoothing, 0.0], b).reshape(2 * b, 1))
-    target_g = xp.concatenate([xp.zeros((b if pairs else 0, 1)), xp.ones((len(noise_g), 1))])
-    rate = xp.asarray(np.repeat([config.r1, config.r2], b).reshape(2 * b, 1) / b)
-    key_d = DropoutKey(config.seed, _STEP, gan.PASS_D)
-    key_g = DropoutKey(config.seed, _STEP, gan.PASS_G) if config.dropout_in_g_step else None
-
-    def loss_d(twin: Sequential) -> tuple[Array, list[Array]]:
-        output, caches = twin.forward(images, key_d)
-        slopes = twin.backward_input(xp.ones_like(output), caches) if config.penalized else xp.zeros_like(images)
-        return loss.forward(output, target) + 0.5 * (rate * slopes**2).sum(), kinks(twin, caches)
+    losses = StepLosses(config, _STEP, images)
 
     def loss_g(twin: Sequential) -> tuple[Array, list[Array]]:
-        updated = ran()[0].discriminator
-        fakes, caches = twin.forward(noise_g)
-        shown = xp.concatenate([images[:b], fakes]) if pairs else fakes
-        output, d_caches = updated.forward(shown, key_g)
-        return loss.forward(output, target_g), kinks(twin, caches) + kinks(updated, d_caches)
+        return losses.of_g(twin, noise_g, ran()[0].discriminator)
 
     def check(name: str, factors: list[Factor], net: str, bind: Bind) -> Check:
         def prepare() -> tuple[dict[str, Array], Bind]:
@@ -122,7 +150,7 @@ def _checks(
 
         return Check("train_step", "gan.train_step", prepare, f"{name}, {case}", TOLERANCE, factors=factors, **more)
 
-    bind_d, bind_g = _bind(d, loss_d), _bind(g, loss_g)
+    bind_d, bind_g = _bind(d, losses.of_d), _bind(g, loss_g)
     yield check("D step", [*rows_factors(2 * b), *_HALF_BATCH], "discriminator", bind_d)
     yield check("G step", rows_factors(config.batch_size), "generator", bind_g)
 
@@ -145,8 +173,8 @@ def _checks(
             kept = min(config.ema, (1 + _STEP) / (10 + _STEP))
             average = kept * g.parameters + (1 - kept) * state.generator.parameters
             compared["G's average"] = state.average.parameters, average
-        p = loss.probability(d.forward(images, key_d)[0])
-        expected = loss_d(d)[0], loss_g(g)[0], p[:b].mean(), p[b:].mean(), *norms
+        p = loss.probability(d.forward(images, losses.key_d)[0])
+        expected = losses.of_d(d)[0], loss_g(g)[0], p[:b].mean(), p[b:].mean(), *norms
         for name, got, wanted in zip(metrics._fields, metrics, expected, strict=True):
             compared[name] = xp.asarray(got), xp.asarray(wanted)
         return compared

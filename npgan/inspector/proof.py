@@ -8,14 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from npgan import backend
-from npgan.gan import LATENT_G, PASS_D, PASS_G, loss_of, noise
+from npgan.gan import LATENT_G, noise
 from npgan.gradcheck import COMPLEX, Result
 from npgan.gradcheck.methods import Bound, along_direction, random_direction
-from npgan.gradcheck.networks import kinks as kinks_of
+from npgan.gradcheck.steps import StepLosses
 from npgan.gradcheck.suite import LEVELS, run_levels
 from npgan.inspector.trace import StepTrace
-from npgan.nn.layers import DropoutKey
-from npgan.nn.network import Sequential
 
 METHOD = (
     "How this is known: each operation's backward is compared with the complex step in float64, element by element; this "
@@ -62,40 +60,16 @@ def step_verdicts(trace: StepTrace) -> dict[str, Verdict]:
     Every gradient tensor is compared along one random direction that moves all of its elements.
     """
     config, before = trace.config, trace.before
-    loss = loss_of(config)
-    target = np.zeros_like(trace.p_d)
-    target[: len(target) // 2] = 1.0 - config.label_smoothing
-    d = before.discriminator.astype(np.complex128)
-    key = DropoutKey(config.seed, before.step, PASS_D)
-    images = trace.images.astype(np.float64)
-    b = len(images) // 2
-    rate = np.repeat([config.r1, config.r2], b)[:, None] / b
-
-    def loss_d() -> tuple[np.ndarray, list[np.ndarray]]:
-        output, caches = d.forward(images, key)
-        value = loss.forward(output, target)
-        if config.penalized:
-            slopes = d.backward_input(np.ones_like(output), caches)
-            value = value + 0.5 * (rate * slopes**2).sum()
-        return value, kinks_of(d, caches)
-
-    g = before.generator.astype(np.complex128)
+    losses = StepLosses(config, before.step, trace.images.astype(np.float64))
+    d, g = (net.astype(np.complex128) for net in (before.discriminator, before.generator))
     updated_d = trace.after.discriminator.astype(np.float64)
-    key_g = DropoutKey(config.seed, before.step, PASS_G) if config.dropout_in_g_step else None
     latent = noise(before, config, LATENT_G, len(trace.samples)).astype(np.float64)
-    paired = images[: b if config.loss == "relativistic" else 0]
     samples = trace.samples.astype(np.complex128)
-
-    def loss_of_images(images: np.ndarray, kinks: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        output, d_kinks = _forward(updated_d, np.concatenate([paired, images]), key_g)
-        target_g = np.repeat([0.0, 1.0], [len(paired), len(images)])[:, None]
-        return loss.forward(output, target_g), [*kinks, *d_kinks]
-
     rng = np.random.default_rng(0)
-    verdicts = _directions("D", trace.gradients, Bound(d.tensors, loss_d), rng)
-    through_d = Bound(g.tensors, lambda: loss_of_images(*_forward(g, latent, None)))
+    verdicts = _directions("D", trace.gradients, Bound(d.tensors, lambda: losses.of_d(d)), rng)
+    through_d = Bound(g.tensors, lambda: losses.of_g(g, latent, updated_d))
     verdicts |= _directions("G", trace.gradients, through_d, rng)
-    pixels = Bound({"samples": samples}, lambda: loss_of_images(samples, []))
+    pixels = Bound({"samples": samples}, lambda: losses.of_fakes(samples, updated_d))
     return verdicts | _directions("", {"samples": trace.dsamples}, pixels, rng)
 
 
@@ -116,9 +90,3 @@ def _directions(
         text = f"{tensor.size:,} element{'s' * (tensor.size != 1)} at once"
         verdicts[full_name] = Verdict(error <= FLOAT32_TOLERANCE, error, text)
     return verdicts
-
-
-def _forward(network: Sequential, x: np.ndarray, dropout: DropoutKey | None) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The output, and what the branches go by."""
-    y, caches = network.forward(x, dropout)
-    return y, kinks_of(network, caches)

@@ -191,9 +191,9 @@ def _into_panels(piece, thread, b, panels, weights, sums):  # type: ignore[no-un
 
 
 @shared(f"void({_FACTORS}, float32[:, ::1], float32[::1], boolean, {ADAM})")
-def _gradient(
+def _gradient(  # type: ignore[no-untyped-def]
     piece, thread, a, b, bk, bt, c, step, packed, room, bias, learn, param, grad, m, v, constants, average, squares
-):  # type: ignore[no-untyped-def]
+):
     """A piece of dW in the thread's own room, then Adam on it; the last piece is the bias, whose gradient is there already."""
     width, own = c.shape[1], room[thread]
     first, last = piece * step, min((piece + 1) * step, c.shape[0])
