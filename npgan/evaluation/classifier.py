@@ -25,7 +25,7 @@ from npgan.backend import Array, Backend, to_numpy
 from npgan.data.batches import batch_bounds, iterations_per_epoch, scale_pixels
 from npgan.data.mnist import Dataset, Report, cache_folder
 from npgan.errors import InputError, first_line
-from npgan.files import write_tensors
+from npgan.files import read_tensors, write_tensors
 from npgan.gan import IMAGE_PIXELS
 from npgan.nn import ops, philox
 from npgan.nn.layers import Dense, Dropout, DropoutKey, Layer, LeakyReLU
@@ -91,16 +91,16 @@ def get_classifier(data: Dataset, recipe: Recipe, backend: Backend, report: Repo
     if (published := _published(path)).exists():
         try:
             _load(classifier, backend, _widened(_read(published)))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{published}: {first_line(error)}: install npgan again") from None
+        except InputError as error:
+            raise InputError(f"{error}: install npgan again") from None
         classifier.name = f"npgan's published classifier {published.stem.removeprefix('classifier-')}"
         return classifier
     if os.path.lexists(path):
         try:
             _load(classifier, backend, _read(path, classifier.network.tensors))
             return classifier
-        except (OSError, ValueError) as error:
-            report(f"the cached classifier is trained anew: {path}: {first_line(error)}")
+        except InputError as error:
+            report(f"the cached classifier is trained anew: {error}")
     kept = _kept_path(path, backend)
     try:
         train(classifier, data, recipe, backend, kept, report, progress)
@@ -130,11 +130,12 @@ def labels_of(data: Dataset) -> np.ndarray:
 def epochs_left(data: Dataset, recipe: Recipe, backend: Backend) -> int:
     """How many epochs ``get_classifier`` will have to train: 0 where there is a file of it."""
     path = _path(data, recipe)
-    with suppress(OSError, ValueError):
+    with suppress(InputError):
         _read(_published(path) if _published(path).exists() else path)
         return 0
-    with suppress(OSError, ValueError):
-        return recipe.epochs - _epochs_done(_read(_kept_path(path, backend)), recipe, len(data.images))
+    with suppress(InputError):
+        kept = _kept_path(path, backend)
+        return recipe.epochs - _epochs_done(kept, _read(kept), recipe, len(data.images))
     return recipe.epochs
 
 
@@ -158,8 +159,8 @@ def train(
     if os.path.lexists(kept):
         try:
             done = _take_up(kept, network, adam, backend, recipe, len(data.images))
-        except (OSError, ValueError) as error:
-            report(f"the classifier is trained from the start: {kept}: {first_line(error)}")
+        except InputError as error:
+            report(f"the classifier is trained from the start: {error}")
     images, labels = backend.to_device(data.images), backend.to_device(labels_of(data))
     count = len(images)
     per_epoch = iterations_per_epoch(count, recipe.batch_size)
@@ -214,22 +215,22 @@ def _keep(path: Path, network: Sequential, adam: Adam, report: Report) -> bool:
 
 
 def _take_up(path: Path, network: Sequential, adam: Adam, backend: Backend, recipe: Recipe, images: int) -> int:
-    """Puts back what ``_keep`` wrote; returns its epochs. Raises OSError or ValueError when the file is not intact."""
+    """Puts back what ``_keep`` wrote; returns its epochs. Raises InputError when the file is not intact."""
     targets = {**network.tensors, "adam.m": adam.m, "adam.v": adam.v}
     tensors = _read(path, {**targets, "adam.step": np.array([0])})
-    done = _epochs_done(tensors, recipe, images)
+    done = _epochs_done(path, tensors, recipe, images)
     adam.step = int(tensors["adam.step"][0])
     for name, target in targets.items():
         target[...] = backend.to_device(tensors[name])
     return done
 
 
-def _epochs_done(tensors: Mapping[str, np.ndarray], recipe: Recipe, images: int) -> int:
-    """Raises ValueError for a step that no epoch of this training ends with."""
+def _epochs_done(path: Path, tensors: Mapping[str, np.ndarray], recipe: Recipe, images: int) -> int:
+    """Raises InputError for a step that no epoch of this training ends with."""
     steps = tensors.get("adam.step", np.zeros(0))
     per_epoch = iterations_per_epoch(images, recipe.batch_size)
     if steps.shape != (1,) or steps[0] % per_epoch or not 0 < steps[0] < recipe.epochs * per_epoch:
-        raise ValueError("its step is not the end of an epoch")
+        raise InputError(f"{path}: its step is not the end of an epoch")
     return int(steps[0]) // per_epoch
 
 
@@ -280,21 +281,12 @@ def _write(path: Path, tensors: Mapping[str, Array], more: Mapping[str, str] | N
 
 
 def _read(path: Path, like: Mapping[str, Array] | None = None) -> dict[str, np.ndarray]:
-    """The tensors in a file, of the names and kinds of ``like``. Raises OSError or ValueError when it is not intact."""
-    from safetensors import SafetensorError, safe_open
-
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError("not a regular file")
-    try:
-        with safe_open(path, framework="np") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            recorded = (file.metadata() or {}).get("sha256")
-    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(first_line(error)) from None
-    if _digest(tensors) != recorded or not all(np.isfinite(array).all() for array in tensors.values()):
-        raise ValueError("the file is damaged")
+    """The tensors in a file, of the names and kinds of ``like``. Raises InputError, naming the file, when it is not intact."""
+    tensors, metadata = read_tensors(path)
+    if _digest(tensors) != metadata.get("sha256") or not all(np.isfinite(array).all() for array in tensors.values()):
+        raise InputError(f"{path}: the file is damaged")
     if like is not None and _kinds(tensors) != _kinds(like):
-        raise ValueError("the file holds other tensors")
+        raise InputError(f"{path}: the file holds other tensors")
     return tensors
 
 
