@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -141,11 +142,13 @@ def _values(kind: type, labels: dict[str, str], texts: Message) -> dict[str, Any
 
 
 def _value(label: str, flag: Flag, text: object) -> Any:
+    """Raises InputError with the control's label, by which the page knows it."""
     values = {"true": True, "false": False}
-    try:
-        return values[str(text)] if flag.kind is bool else flag.kind(str(text).strip())
-    except (KeyError, ValueError):
-        raise InputError(f"{label} must be {flag.bounds}, got {str(text)[:40]!r}") from None
+    with suppress(KeyError, ValueError):
+        value = values[str(text)] if flag.kind is bool else flag.kind(str(text).strip())
+        if flag.holds(value):
+            return value
+    raise InputError(f"{label} must be {flag.bounds}, got {str(text)[:40]!r}")
 
 
 def _text(value: object) -> str:

@@ -126,12 +126,12 @@ def test_what_is_no_message_is_dropped(served: Served) -> None:
 
 def test_settings_that_cannot_be_meant_are_told(served: Served) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"settings": {"lr_g": "-1"}}, "lr-g"),
+        ({"settings": {"lr_g": "-1"}}, "Learning rate of G"),
         ({"settings": {"lr_g": "x"}}, "Learning rate of G"),
         ({"settings": {"batch_size": "99999"}}, "Batch size"),
-        ({"settings": {"hidden_g": "64;64"}}, "hidden-g"),
-        ({"settings": {"hidden_d": "0"}}, "hidden-d"),
-        ({"settings": {"data": "<b>"}}, "data"),
+        ({"settings": {"hidden_g": "64;64"}}, "Widths of G"),
+        ({"settings": {"hidden_d": "0"}}, "Widths of D"),
+        ({"settings": {"data": "<b>"}}, "Data"),
         ({"settings": {"loss": "bce", "r1": "1"}}, "--loss"),
         ({"settings": {"data": "drawn"}}, "draw"),
         ({"settings": []}, "JSON object"),
