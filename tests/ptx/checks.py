@@ -19,7 +19,7 @@ from npgan.nn import ops, philox
 from npgan.nn.layers import Dropout, DropoutKey
 from npgan.nn.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, Loss, Relativistic
 from npgan.nn.philox import Stream
-from ptx.emulator import Module, Options, empty, written
+from ptx.emulator import Module, Options, empty, owner_of, written
 
 Array = Any
 Tile = tuple[int, ...]  # rows, columns and, if there is more than one, the blocks of a cluster
@@ -129,6 +129,19 @@ def forward(bench: Bench, n: int, i: int, o: int, tile: Tile, kinds: Collection[
         bench.product("forward_dropout", found, ops.leaky_relu_forward(z, 0.2) * mask, x, weight)
         assert np.array_equal(slopes == 0, mask == 0), "forward_dropout: another mask"
         close("forward_dropout's dydz", slopes[sure], ops.leaky_relu_backward(mask, z, 0.2)[sure], 1.0, 1e-6)
+
+
+def early(bench: Bench, n: int, i: int, o: int) -> None:
+    """With programmatic dependent launch: only weights are touched before the wait, as the kernel before may still run."""
+    x, weight, y = bench.padded(n, i), bench.normal(i, o), empty(n, o)
+    bench.module.launch(
+        "forward_tanh_32x32", (-(-o // 32), -(-n // 32)), x, weight, bench.normal(o), y, N(n), N(i), N(o)
+    )
+    touched = bench.module.footprint()
+    found = {address for address, flags in touched.items() if (flags & 4).any()}
+    assert found == {owner_of(weight).ctypes.data}, f"{len(found)} arrays are touched early"
+    assert not (touched[owner_of(weight).ctypes.data] & 2).any(), "weights are written"
+    forward(bench, n, i, o, (32, 32), ["forward_tanh"])
 
 
 def backward(bench: Bench, n: int, i: int, o: int, tile: Tile, kinds: Collection[str] = BACKWARD) -> None:

@@ -108,6 +108,7 @@ def written(array: np.ndarray) -> np.ndarray:
 class Signature(NamedTuple):
     """A kernel's parameter, from the CUDA C++."""
 
+    name: str
     type: str
     pointer: bool
     const: bool
@@ -124,7 +125,7 @@ def signature(code: str, kernel: str) -> tuple[Signature, ...]:
         assert declared, each
         before = parameters[-1] if parameters and not declared[2] else None  # as in: float *y, *dydz
         kind, const = (before.type, before.const) if before else (declared[2], bool(declared[1]))
-        parameters.append(Signature(kind, declared[3] == "*", const))
+        parameters.append(Signature(declared[4], kind, declared[3] == "*", const))
     return tuple(parameters)
 
 

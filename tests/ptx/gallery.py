@@ -69,6 +69,10 @@ def _early(bench: Bench) -> None:
     assert not any((touched & 4).any() for touched in bench.module.footprint().values())
 
 
+def _early_gemm(bench: Bench) -> None:
+    checks.early(bench, 40, 100, 24)
+
+
 _SLAB_HAS_COME = (
     "__syncthreads();  // the slab has come, and nobody still reads the one before it, whose room is filled again"
 )
@@ -110,6 +114,10 @@ BUGS = [
     Bug("a block that leaves while others read its sums", "if (CLUSTER > 1) cluster_sync();  // others", "// others", _cluster),
     Bug("a cluster's k's without the rest", "(slabs + CLUSTER - 1) / CLUSTER", "slabs / CLUSTER", _cluster),
     Bug("a kernel that does not wait for the one before", "wait_for_kernel_before();\n    if (row", "if (row", _early),
+    Bug("the other factor fetched early, too",
+        "++ahead) b_copies", "++ahead) a_copies.start(room + ahead * PAIR), b_copies", _early_gemm),
+    Bug("weights fetched early, and again",
+        "if (!B_EARLY) b_copies", "b_copies", _early_gemm),
     Bug("a prefetch past the last column", "if (row < rows && column < columns) prefetch", "prefetch", _update),
     # fragments and TF32
     Bug("a fragment's rows and k's swapped",
@@ -149,6 +157,7 @@ _RUNS: dict[Callable[[Bench], None], tuple[str, tuple[str, ...]]] = {
     _backward: ("DENSE_KERNELS(32x32)", ("backward_tanh",)),
     _update: ("DENSE_KERNELS(32x32)", ("update",)),
     _penalty: ("DENSE_KERNELS(32x32)", ("input_gradient", "tangent_leaky_relu", "tangent_dydz")),
+    _early_gemm: ("DENSE_KERNELS(32x32)", ("forward_tanh",)),
     _cluster: ("CHAIN_KERNELS(64x64x4)", ("forward_leaky_relu",)),
 }
 
@@ -158,7 +167,7 @@ def planted(bug: Bug) -> Bench:
     code = source()
     assert code.count(bug.old) == 1, f"{bug.name}: {code.count(bug.old)} places"
     tile, kernels = _RUNS.get(bug.check, ("", ()))
-    design = replace(DESIGN, dependent=bug.check is _early)
+    design = replace(DESIGN, dependent=bug.check in (_early, _early_gemm))
     return Bench(
         Module(only(code.replace(bug.old, bug.new), tile, kernels), 90, options(bug.passes, design)), bug.passes, _ALL
     )

@@ -58,6 +58,8 @@ def test_no_two_launches_at_once_touch_the_same_bytes(recorded: Any, changes: di
     assert recorder.unjoined() == set()
     assert len(list(recorder.at_once())) > 10  # updates run beside the main chain
     assert recorder.races() == []
+    assert recorder.early_races() == []
+    assert any(launch.at_start != launch.before for launch in recorder.launches)
 
 
 def test_gradients_that_nobody_looks_at_are_not_written() -> None:
@@ -92,7 +94,7 @@ def test_a_missing_join_is_found() -> None:
             pass
 
     found = _recorded(Forgetful(), _CONFIG)
-    assert found.unjoined() and found.races()
+    assert found.unjoined() and found.races() and found.early_races()
 
 
 def test_a_side_stream_that_waits_for_nothing_is_found() -> None:

@@ -92,6 +92,11 @@ def kernel_names(capability: int = 90) -> list[str]:
     return plain + [f"{name}_{rows}x{columns}" for name in tiled for rows, columns in TILES] + clusters
 
 
+def in_chain(kernel: str) -> bool:
+    """Whether it may begin while the one before it, another such, still runs: it waits by itself."""
+    return kernel.startswith(_CHAIN) and kernel != "head_update"
+
+
 def tile_of(rows: int, columns: int, multiprocessors: int) -> tuple[int, int]:
     """The largest tile of which a (rows, columns) result has enough to keep most of the GPU busy, else the smallest."""
     for tile in TILES:
@@ -154,10 +159,7 @@ class Gpu:
         """On CuPy's current stream."""
         if kernel not in self._functions:
             self._functions[kernel] = self._module.get_function(kernel)
-        function, chain = (
-            self._functions[kernel],
-            kernel.startswith(_CHAIN) and kernel != "head_update" and not self._on_side,
-        )
+        function, chain = self._functions[kernel], in_chain(kernel) and not self._on_side
         if chain and self._call and self._after_chain:
             stream = self._cupy.cuda.get_current_stream().ptr
             launch_dependent(self._call, function.kernel.ptr, blocks, THREADS, arguments, stream)

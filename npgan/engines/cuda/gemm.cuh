@@ -160,6 +160,7 @@ __device__ inline void multiply_add(float c[TILE::DOWN][TILE::ACROSS][4], const 
 
 // The tile of this block. `finish(row, column, four)` gets four neighbors of a row at a time, so the result's width divides by 4.
 // With SUM_B, sum_b(column, Σ_k c_k·b(k, column)) is called once for every column; where `weights` is a null pointer c is 1.
+// Without it b is a layer's weight, which no kernel of the main chain writes: its first slabs may come while the one before runs.
 template <class TILE, Layout LAYOUT_A, Layout LAYOUT_B, bool SUM_B, class Finish, class SumB>
 __device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, Finish finish, SumB sum_b, const float* weights) {
     typedef Slab<LAYOUT_A, TILE::ROWS> A;
@@ -186,6 +187,8 @@ __device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, F
     typename A::Copies a_copies(a, first_row, rows, first_slab * SLAB, ks);
     typename B::Copies b_copies(b, first_column, columns, first_slab * SLAB, ks);
     let_next_kernel_begin();
+    const bool B_EARLY = DEPENDENT && !SUM_B;
+    for (int ahead = 0; B_EARLY && ahead < min(TILE::STAGES - 1, slabs); ++ahead) b_copies.start(room + ahead * PAIR + A::SIZE);
     wait_for_kernel_before();
     float c[DOWN][ACROSS][4] = {};
     float column_sum = 0.0f;  // of every PARTS-th k, of the column threadIdx.x % COLUMNS
@@ -193,7 +196,7 @@ __device__ inline void gemm(Factor a, Factor b, int rows, int columns, int ks, F
     for (int ahead = 0; ahead < TILE::STAGES - 1; ++ahead, free += PAIR) {
         if (ahead < slabs) {
             a_copies.start(room + free);
-            b_copies.start(room + free + A::SIZE);
+            if (!B_EARLY) b_copies.start(room + free + A::SIZE);
         }
         end_copies();
     }

@@ -64,7 +64,7 @@ __device__ inline float4 load_of_block(const float* at, int) { return *reinterpr
 
 // Programmatic dependent launch, likewise, with -DDEPENDENT=1: a kernel may begin while the one before it on its stream still runs.
 // What that one writes may be read, and what it reads written, after `wait_for_kernel_before`; a kernel that has begun in the usual
-// way does not wait there. `let_next_kernel_begin` says when the next one may: as soon as all blocks have come so far.
+// way does not wait there. What had been written when the first kernel of such a chain began may be read at once. `let_next_kernel_begin` says when the next one may: as soon as all blocks have come so far.
 __device__ inline void wait_for_kernel_before() {
 #if __CUDA_ARCH__ >= 900 && DEPENDENT
     asm volatile("griddepcontrol.wait;" ::: "memory");
