@@ -20,7 +20,7 @@ import numpy as np
 
 from npgan import gan
 from npgan.config import PRESETS, TrainConfig
-from npgan.engines.cuda.device import CLUSTERS, DESIGN, TENSOR_CORES, TILES
+from npgan.engines.cuda.device import CLUSTERS, DESIGN, TENSOR_CORES, TILES, Design
 from ptx import checks
 from ptx.checks import ORDERS, Bench
 from ptx.emulator import Options, kernels, missing
@@ -82,6 +82,11 @@ def ways(architecture: int) -> tuple[int, ...]:
     return (3, 1, 0) if architecture >= TENSOR_CORES else (0,)
 
 
+def designs(architecture: int) -> tuple[Design, ...]:
+    """Those that kernels are compiled for."""
+    return (DESIGN, replace(DESIGN, dependent=True)) if architecture >= CLUSTERS else (DESIGN,)
+
+
 def machine_code(architectures: list[int]) -> Iterator[tuple[str, Callable[[], None]]]:
     for architecture in architectures:
         for passes in ways(architecture):
@@ -89,7 +94,7 @@ def machine_code(architectures: list[int]) -> Iterator[tuple[str, Callable[[], N
 
 
 def _compiles(architecture: int, passes: int) -> None:
-    for design in (DESIGN, replace(DESIGN, dependent=True)) if architecture >= CLUSTERS else (DESIGN,):
+    for design in designs(architecture):
         compiled = compile_cubin(architecture, passes, design)
         assert not problems(compiled, architecture), problems(compiled, architecture)
         print(f"    at most {max(compiled.registers.values())} registers")
@@ -98,11 +103,13 @@ def _compiles(architecture: int, passes: int) -> None:
 def every_kernel(architectures: list[int]) -> Iterator[tuple[str, Callable[[], None]]]:
     for architecture in architectures:
         for passes in ways(architecture):
-            yield f"{architecture}, PASSES {passes}", partial(_all_kernels, architecture, passes)
+            for design in designs(architecture):
+                name = f"{architecture}, PASSES {passes}{', dependent' if design.dependent else ''}"
+                yield name, partial(_all_kernels, architecture, passes, design)
 
 
-def _all_kernels(architecture: int, passes: int) -> None:
-    bench = Bench(kernels(architecture, passes), passes, ORDERS)
+def _all_kernels(architecture: int, passes: int, design: Design) -> None:
+    bench = Bench(kernels(architecture, passes, design), passes, ORDERS)
     for n, i, o in _SHAPES:
         for tile in TILES:
             checks.forward(bench, n, i, o, tile)
