@@ -219,8 +219,7 @@ def test_progress_that_cannot_be_kept_is_told(open_page: Open, served: Served, h
     assert page.is_enabled("#puzzles-check")
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (400, "dark")])
 def test_it_fits_and_is_labeled(open_page: Open, served: Served, width: int, theme: str) -> None:
     number = find("train_step-14").number
     page = _tab(open_page, served, number, viewport={"width": width, "height": 800}, color_scheme=theme)
