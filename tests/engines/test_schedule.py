@@ -25,7 +25,10 @@ _STEPS = 20
 _OPTIONS: list[dict[str, Any]] = [
     {"loss": loss, "dropout_in_g_step": dropout, "label_smoothing": smoothing}
     for loss, dropout, smoothing in (  # of any two every pair
-        ("bce", False, 0.0), ("bce", True, 0.1), ("bce-logits", False, 0.1), ("bce-logits", True, 0.0),
+        ("bce", False, 0.0),
+        ("bce", True, 0.1),
+        ("bce-logits", False, 0.1),
+        ("bce-logits", True, 0.0),
     )  # fmt: skip
 ]
 _OPTIONS += [{"beta1": 0.5, "beta2": 0.99, "adam_epsilon": 1e-4, "lr_g": 1e-3, "lr_d": 5e-4}]
