@@ -169,13 +169,16 @@ def update(bench: Bench, n: int, i: int, o: int, tile: Tile, penalized: bool = F
     exact = x[:, :i].T.astype(D) @ dz
     weighted = dz.astype(D) * (c[:, None] if penalized else 1.0)
     arguments = (x, dz, c, *before, *(average or [NULL]), *more)
+    gradients = []  # by order and model of the tensor cores
     for found in bench.run_tiled("update", tile, (i, o), arguments, [*before, *average, squares]):
         gradient = found[0]
+        gradients.append(gradient)
         bench.product("update's dW", gradient[: i * o].reshape(i, o), exact, x[:, :i].T, dz)
         close("update's db", gradient[i * o :], weighted.sum(axis=0), np.abs(weighted).sum(axis=0) + 1.0, 1e-6)
         updated("update", found, before + average)
     arguments = (x, dz, c, NULL, *before[1:], NULL, *more)  # nobody looks at the gradient
-    for found in bench.run_tiled("update", tile, (i, o), arguments, [*before[1:], squares]):
+    again = bench.run_tiled("update", tile, (i, o), arguments, [*before[1:], squares])
+    for gradient, found in zip(gradients, again, strict=True):
         updated("update", [gradient, *found], before)
     arguments = (x, dz, c, *before[:2], NULL, before[3], NULL, *more)
     halves(bench, bench.run_tiled("update", tile, (i, o), arguments, [before[0]])[0][0], before + average, squares)
@@ -239,8 +242,10 @@ def updated(what: str, found: list[Array], before: list[Array]) -> None:
     adam_at(*exact[1:3], 4, *ADAM).update(exact[0], gradient.astype(D))
     if len(exact) > 3:
         exact[3] += (1.0 - kept_of_average(EMA, 4)) * (exact[0] - exact[3])
-    for name, one, other in zip(("parameter", "m", "v", "average"), others, exact, strict=False):
-        close(f"{what}'s {name}", one, other, np.abs(other) + 0.1, 4e-6)
+    sizes = [np.abs(array) + 0.1 for array in exact]
+    sizes[1] += np.abs(before[2]) + np.abs(gradient)  # m may be a small sum of two that are not
+    for name, one, other, size in zip(("parameter", "m", "v", "average"), others, exact, sizes, strict=False):
+        close(f"{what}'s {name}", one, other, size, 4e-6)
     sum_of_squares = (gradient.astype(D) ** 2).sum()
     close(f"{what}'s squares", np.array([squares.astype(D).sum()]), sum_of_squares, sum_of_squares + 1e-12, 2e-6)
 
@@ -279,7 +284,8 @@ def head(bench: Bench, n: int, i: int, kind: int, dropout: bool, scale: float = 
         exact = found.astype(D)[:, None]  # from here on: the loss itself is steep
         dy = loss.backward(exact, target.astype(D))
         exact_dz = (dy if logits else ops.sigmoid_backward(dy, exact))[:, 0]
-        close("head's dz", found_dz, exact_dz, np.abs(exact_dz) + 1e-3 / n, 1e-5 if scale == 1.0 else 1e-4)
+        # near p = t it is a small difference of two that are not
+        close("head's dz", found_dz, exact_dz, np.abs(exact_dz) + 1e-2 / n, 1e-5 if scale == 1.0 else 1e-4)
         dx = (start if penalized else found_dz).astype(D)[:, None] * weight[:, 0]
         dx = dx * dydz if dropout else ops.leaky_relu_backward(dx, x, 0.2)
         close("head's dz of the layer before", found_before, dx, np.abs(dx) + 1e-30, 3e-7)

@@ -379,7 +379,8 @@ struct Machine {
     float jiggled(float x, u32 seed) const {
         if (!approximately || !std::isfinite(x) || x == 0) return x;
         u64 h = (seed + 0x9E3779B97F4A7C15ull) * 0xBF58476D1CE4E5B9ull;
-        return bits<float>(bits<u32>(x) + (u32)((h >> 33) % (2 * approximately + 1)) - approximately);
+        s64 size = (bits<u32>(x) & 0x7FFFFFFF) + (s64)((h >> 33) % (2 * approximately + 1)) - approximately;
+        return bits<float>((bits<u32>(x) & 0x80000000) | (u32)std::min(std::max(size, (s64)0), (s64)0x7F800000));
     }
 
     template <class F> void floats(Warp& w, const Instruction& in, u32 lanes, int count, F f) {
@@ -447,6 +448,7 @@ struct Machine {
         Type type = NARROW ? in.type : sizeof(T) == 8 ? (is_signed(in.type) ? S64 : U64) : is_signed(in.type) ? S32 : U32;
         bool sign = is_signed(type);
         typedef typename std::make_signed<T>::type S;
+        typedef typename std::conditional<NARROW, u32, u64>::type Wide;  // a register of twice as many bits
         int width = 8 * size_of(type);
         auto fit = [=](T x) { return NARROW ? (T)cut(x, type) : x; };
         switch (in.op) {
@@ -457,12 +459,11 @@ struct Machine {
         case MUL_HI: return map2<T, T, T>(w, in, lanes, [=](T x, T y) {
             return sign ? (T)((__int128)(S)x * (S)y >> width) : (T)((u128)x * y >> width); });
         case MUL_WIDE:
-            if (!NARROW && sign) return map2<u64, T, T>(w, in, lanes, [](T x, T y) { return (u64)((s64)(S)x * (s64)(S)y); });
-            if (!NARROW) return map2<u64, T, T>(w, in, lanes, [](T x, T y) { return (u64)x * y; });
-            return map2<u64, T, T>(w, in, lanes, [=](T x, T y) { return sign ? (u64)(extended(x, type) * extended(y, type)) : cut(x, type) * cut(y, type); });
+            if (sign) return map2<Wide, T, T>(w, in, lanes, [=](T x, T y) { return (Wide)(extended(x, type) * extended(y, type)); });
+            return map2<Wide, T, T>(w, in, lanes, [=](T x, T y) { return (Wide)(cut(x, type) * cut(y, type)); });
         case MAD: return map3<T, T, T, T>(w, in, lanes, [=](T x, T y, T z) { return fit(x * y + z); });
-        case MAD_WIDE: return map3<u64, T, T, u64>(w, in, lanes, [=](T x, T y, u64 z) {
-            return (sign ? (u64)(extended(x, type) * extended(y, type)) : cut(x, type) * cut(y, type)) + z; });
+        case MAD_WIDE: return map3<Wide, T, T, Wide>(w, in, lanes, [=](T x, T y, Wide z) {
+            return (Wide)((sign ? (u64)(extended(x, type) * extended(y, type)) : cut(x, type) * cut(y, type)) + z); });
         case DIV: case REM: {
             Row room;
             const T* y = read<T>(w, in.operands[2], room);

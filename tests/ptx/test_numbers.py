@@ -33,6 +33,7 @@ _OF_ONE = {
     "leaky_relu": "leaky_relu(x[i], 0.2f)",
     "leaky_relu_dydz": "leaky_relu_dydz(x[i], 0.2f)",
     "tanh": "tanhf(x[i])",
+    "exp2": "exp2f(x[i])",
     "tanh_dydz": "tanh_dydz(x[i])",
     "sigmoid": "sigmoid(x[i])",
     "bce_loss": "bce_loss(x[i], t[i])",
@@ -58,6 +59,11 @@ _KERNELS = [
     ),
     _kernel("many_shares", "const u32* epoch, double* share, int n", "share[i] = share_of_rate(epoch[i], n - 1)"),
     _kernel("many_split", "const float* x, float* big, float* small, int n", "split(x[i], big[i], small[i])"),
+    _kernel(
+        "many_wide", "const short* x, const short* y, u32* product, u32* sum, int n",
+        'asm("mul.wide.u16 %0, %1, %2;" : "=r"(product[i]) : "h"(x[i]), "h"(y[i])); '
+        'asm("mad.wide.s16 %0, %1, %2, %3;" : "=r"(sum[i]) : "h"(x[i]), "h"(y[i]), "r"(i))',
+    ),
     _kernel("many_pixels", "const unsigned char* x, float* y, int n", "y[i] = scale_pixel(x[i])"),
     *(
         _kernel(f"of_{name}", "const float* x, const float* t, float* y, int n", f"y[i] = {value}")
@@ -138,6 +144,21 @@ def test_a_number_is_treated_as_in_ops(module: Module, name: str) -> None:
     x, expected = _EXPECTED[name]
     near_0 = 2e-7 if name == "bce_loss" else 1e-9  # float32 has 1.19209e-7 as the distance of 1 + 1.19e-7 from 1
     np.testing.assert_allclose(_of(module, name, x, _T), expected, rtol=3e-6, atol=near_0)
+
+
+def test_a_product_of_16_bits_has_32(module: Module) -> None:
+    """Of the emulator: NVRTC takes it for addresses on 10.0 and newer."""
+    x, y = np.random.default_rng(2).integers(-(2**15), 2**15, (2, 300)).astype(np.int16)
+    product, total = empty(300, dtype=np.uint32), empty(300, dtype=np.uint32)
+    _run(module, "many_wide", 300, x, y, product, total)
+    np.testing.assert_array_equal(product, x.view(np.uint16).astype(np.uint32) * y.view(np.uint16))
+    np.testing.assert_array_equal(total.view(np.int32), x.astype(np.int32) * y + np.arange(300, dtype=np.int32))
+
+
+def test_an_approximation_keeps_its_sign(module: Module) -> None:
+    """Of the emulator: below the smallest number comes 0."""
+    z = np.linspace(-150.0, -140.0, 3000, dtype=np.float32)
+    assert (_of(module, "exp2", z, z) >= 0.0).all()
 
 
 def test_pixels(module: Module) -> None:
