@@ -447,23 +447,21 @@ struct Machine {
     template <class T, bool NARROW> void integer(Warp& w, const Instruction& in, u32 lanes) {
         Type type = NARROW ? in.type : sizeof(T) == 8 ? (is_signed(in.type) ? S64 : U64) : is_signed(in.type) ? S32 : U32;
         bool sign = is_signed(type);
-        typedef typename std::make_signed<T>::type S;
         typedef typename std::conditional<NARROW, u32, u64>::type Wide;  // a register of twice as many bits
         int width = 8 * size_of(type);
         auto fit = [=](T x) { return NARROW ? (T)cut(x, type) : x; };
+        auto product = [=](T x, T y) { return (Wide)(sign ? (u64)(extended(x, type) * extended(y, type)) : cut(x, type) * cut(y, type)); };
+        auto less = [=](T x, T y) { return sign ? extended(x, type) < extended(y, type) : x < y; };
         switch (in.op) {
         case MOV: return map1<T, T>(w, in, lanes, [](T x) { return x; });
         case ADD: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return fit(x + y); });
         case SUB: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return fit(x - y); });
         case MUL: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return fit(x * y); });
         case MUL_HI: return map2<T, T, T>(w, in, lanes, [=](T x, T y) {
-            return sign ? (T)((__int128)(S)x * (S)y >> width) : (T)((u128)x * y >> width); });
-        case MUL_WIDE:
-            if (sign) return map2<Wide, T, T>(w, in, lanes, [=](T x, T y) { return (Wide)(extended(x, type) * extended(y, type)); });
-            return map2<Wide, T, T>(w, in, lanes, [=](T x, T y) { return (Wide)(cut(x, type) * cut(y, type)); });
+            return fit(sign ? (T)((__int128)extended(x, type) * extended(y, type) >> width) : (T)((u128)x * y >> width)); });
+        case MUL_WIDE: return map2<Wide, T, T>(w, in, lanes, product);
         case MAD: return map3<T, T, T, T>(w, in, lanes, [=](T x, T y, T z) { return fit(x * y + z); });
-        case MAD_WIDE: return map3<Wide, T, T, Wide>(w, in, lanes, [=](T x, T y, Wide z) {
-            return (Wide)((sign ? (u64)(extended(x, type) * extended(y, type)) : cut(x, type) * cut(y, type)) + z); });
+        case MAD_WIDE: return map3<Wide, T, T, Wide>(w, in, lanes, [=](T x, T y, Wide z) { return product(x, y) + z; });
         case DIV: case REM: {
             Row room;
             const T* y = read<T>(w, in.operands[2], room);
@@ -482,10 +480,10 @@ struct Machine {
         case SHR: return map2<T, T, u32>(w, in, lanes, [=](T x, u32 n) {
             if (sign) return (T)cut(extended(x, type) >> std::min(n, (u32)width - 1), type);
             return n >= (u32)width ? (T)0 : (T)(cut(x, type) >> n); });
-        case MIN: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return sign ? (T)std::min((S)x, (S)y) : std::min(x, y); });
-        case MAX: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return sign ? (T)std::max((S)x, (S)y) : std::max(x, y); });
+        case MIN: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return less(y, x) ? y : x; });
+        case MAX: return map2<T, T, T>(w, in, lanes, [=](T x, T y) { return less(x, y) ? y : x; });
         case NEG: return map1<T, T>(w, in, lanes, [=](T x) { return fit(0 - x); });
-        case ABS: return map1<T, T>(w, in, lanes, [=](T x) { return (T)cut(std::abs((S)x), type); });
+        case ABS: return map1<T, T>(w, in, lanes, [=](T x) { return (T)cut(std::abs(extended(x, type)), type); });
         case BFE: if (sign) break;
             return map3<T, T, u32, u32>(w, in, lanes, [=](T x, u32 at, u32 count) {
                 at &= 255, count &= 255;
@@ -540,6 +538,7 @@ struct Machine {
         u32 result = 0;
         for (int l = 0; l < LANES; ++l) {
             T x = a[l], y = b[l];
+            if constexpr (std::is_same<T, s32>::value) x = (s32)extended((u32)x, in.type), y = (s32)extended((u32)y, in.type);
             if constexpr (std::is_same<T, float>::value) if (in.flush) x = flushed(x), y = flushed(y);
             result |= (u32)compared(in.compare, x, y) << l;
         }

@@ -64,6 +64,14 @@ _KERNELS = [
         'asm("mul.wide.u16 %0, %1, %2;" : "=r"(product[i]) : "h"(x[i]), "h"(y[i])); '
         'asm("mad.wide.s16 %0, %1, %2, %3;" : "=r"(sum[i]) : "h"(x[i]), "h"(y[i]), "r"(i))',
     ),
+    _kernel(
+        "many_signed", "const short* x, const short* y, int* out, int n",
+        'short least, most, high, size; asm("min.s16 %0, %1, %2;" : "=h"(least) : "h"(x[i]), "h"(y[i])); '
+        'asm("max.s16 %0, %1, %2;" : "=h"(most) : "h"(x[i]), "h"(y[i])); asm("abs.s16 %0, %1;" : "=h"(size) : "h"(x[i])); '
+        'asm("mul.hi.s16 %0, %1, %2;" : "=h"(high) : "h"(x[i]), "h"(y[i])); '
+        "int found[] = {least, most, high, size, x[i] < y[i], (short)(x[i] >> 3)}; "
+        "for (int k = 0; k < 6; ++k) out[6 * i + k] = found[k]",
+    ),
     _kernel("many_pixels", "const unsigned char* x, float* y, int n", "y[i] = scale_pixel(x[i])"),
     *(
         _kernel(f"of_{name}", "const float* x, const float* t, float* y, int n", f"y[i] = {value}")
@@ -153,6 +161,16 @@ def test_a_product_of_16_bits_has_32(module: Module) -> None:
     _run(module, "many_wide", 300, x, y, product, total)
     np.testing.assert_array_equal(product, x.view(np.uint16).astype(np.uint32) * y.view(np.uint16))
     np.testing.assert_array_equal(total.view(np.int32), x.astype(np.int32) * y + np.arange(300, dtype=np.int32))
+
+
+def test_negative_numbers_of_16_bits(module: Module) -> None:
+    """Of the emulator: registers hold them without the bits of the sign above."""
+    x, y = np.random.default_rng(3).integers(-(2**15) + 1, 2**15, (2, 300)).astype(np.int16)
+    found = empty(300, 6, dtype=np.uint32).view(np.int32)
+    _run(module, "many_signed", 300, x, y, found)
+    high = x.astype(np.int32) * y >> 16
+    exact = np.minimum(x, y), np.maximum(x, y), high, abs(x), x < y, x >> 3
+    np.testing.assert_array_equal(found, np.stack(exact, axis=1))
 
 
 def test_an_approximation_keeps_its_sign(module: Module) -> None:
